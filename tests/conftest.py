@@ -1,0 +1,15 @@
+"""Fixtures every suite shares. Servers are private, on free ports, started by the suite itself."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+_HERE = Path(__file__).parent / "services"
+
+# one file per real server, each bringing fixtures of its own
+pytest_plugins = [
+    f"tests.services.{name}"
+    for name in ("redis", "postgres", "rabbitmq", "postfix")
+    if importlib.util.find_spec(f"tests.services.{name}") is not None
+]

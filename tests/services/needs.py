@@ -1,0 +1,24 @@
+"""Skip with the reason where a real server is missing; in CI nothing may be skipped for that."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import NoReturn
+
+import pytest
+
+
+def missing(name: str, how: str) -> NoReturn:
+    """Skip this test because a server is missing; fail instead where CI is set."""
+    message = f"{name} is not installed; {how}"
+    if os.environ.get("CI"):
+        pytest.fail(f"CI must run this: {message}", pytrace=False)
+    pytest.skip(message)
+
+
+def free_port() -> int:
+    """A port free on loopback a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
