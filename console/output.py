@@ -52,13 +52,17 @@ def emit(data: Any, output: Format, table: Callable[[Any], None] | None = None) 
     if output is Format.YAML:
         import yaml
 
-        sys.stdout.write(yaml.safe_dump(msgspec.to_builtins(data), sort_keys=False, allow_unicode=True))
+        sys.stdout.write(
+            yaml.safe_dump(msgspec.to_builtins(data), sort_keys=False, allow_unicode=True)
+        )
         return
     text = msgspec.json.format(msgspec.json.encode(data), indent=2).decode()
     sys.stdout.write(text + "\n")
 
 
-def print_rows(headers: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
+def print_rows(
+    headers: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = ""
+) -> None:
     """A plain table on standard output."""
     from rich.console import Console
     from rich.table import Table

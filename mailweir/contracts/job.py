@@ -93,7 +93,9 @@ class NewMessage(msgspec.Struct, frozen=True):
     send_at: float  # not routed before; now when the caller gave none
     expires_at: float | None  # not sent after; None: the bucket's age limit decides
     idempotency_key: str | None = None
-    request_hash: bytes = b""  # sha256 of what the caller sent; same key + other hash = conflict (P5)
+    request_hash: bytes = (
+        b""  # sha256 of what the caller sent; same key + other hash = conflict (P5)
+    )
 
 
 class JobStatus(msgspec.Struct, frozen=True):

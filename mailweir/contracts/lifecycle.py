@@ -85,16 +85,12 @@ MOVES: dict[State, frozenset[State]] = {
     _S.DEAD_LETTER: frozenset({_S.DUE, _S.CANCELLED}),  # an operator tries again, or buries it
 }
 
-WAITING: frozenset[State] = frozenset(
-    {_S.ACCEPTED, _S.HELD, _S.DUE, _S.DEFERRED, _S.UNCERTAIN}
-)
+WAITING: frozenset[State] = frozenset({_S.ACCEPTED, _S.HELD, _S.DUE, _S.DEFERRED, _S.UNCERTAIN})
 """States in which a job may carry a due time. UNCERTAIN without one is left as it is (N41)."""
 
 IN_FLIGHT: frozenset[State] = frozenset({_S.DISPATCHED, _S.SENDING})
 
-FINAL: frozenset[State] = frozenset(
-    {_S.SENT, _S.BOUNCED, _S.EXPIRED, _S.REFUSED, _S.CANCELLED}
-)
+FINAL: frozenset[State] = frozenset({_S.SENT, _S.BOUNCED, _S.EXPIRED, _S.REFUSED, _S.CANCELLED})
 """The work for the job has ended (a DSN may still turn SENT into BOUNCED)."""
 
 CANCELLABLE: frozenset[State] = WAITING | {_S.DISPATCHED}

@@ -60,12 +60,16 @@ class Source(msgspec.Struct, frozen=True, omit_defaults=True):
     region: str | None = None
     proxy: str | None = None  # socks5://host:port | haproxy://host:port (S34)
     warm: bool = True  # False: starts cold and is warmed up per provider
-    buckets: tuple[str, ...] = ()  # buckets it serves; empty: derived from its pools (isolation S14)
+    buckets: tuple[
+        str, ...
+    ] = ()  # buckets it serves; empty: derived from its pools (isolation S14)
     shared: bool = False  # serves transactional and others alike
     shared_reason: str = ""
     quota: Throttle | None = None  # relay quota, its own throttle layer
     connections: int | None = None  # per site; None: the provider's
-    options: dict[str, Any] = msgspec.field(default_factory=dict)  # kind-specific (region, domain ...)
+    options: dict[str, Any] = msgspec.field(
+        default_factory=dict
+    )  # kind-specific (region, domain ...)
 
 
 class Member(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -17,7 +17,9 @@ class PathState(msgspec.Struct, frozen=True, omit_defaults=True):
 
     score: float = 0.8  # 0..1; starts provisional
     weight: float = 1.0  # multiplies the source's share inside its pool
-    state: str = "warm"  # cold | warming | warm | slowed | probation | suspended | recovering | paused
+    state: str = (
+        "warm"  # cold | warming | warm | slowed | probation | suspended | recovering | paused
+    )
     cap_day: int | None = None  # jobs a day while warming; None: no cap
     cap_hour: int | None = None
     until: float | None = None  # suspended or paused until (policy seconds)

@@ -1,0 +1,46 @@
+"""No secret and no address leaves through a log line."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+
+import structlog
+
+from mailweir.plumbing.telemetry import configure_logging, redact
+
+
+def test_redact_masks_addresses_urls_keys_and_auth() -> None:
+    text = (
+        "to jane.doe@example.com via redis://user:hunter2@host/0 with mw_abcd1234.s3cr3tvalue "
+        "AUTH PLAIN AGphbmUAaHVudGVyMg=="
+    )
+    out = redact(text)
+    for secret in ("jane.doe", "hunter2", "s3cr3tvalue", "AGphbmUAaHVudGVyMg"):
+        assert secret not in out
+    assert "j***@example.com" in out
+
+
+def test_redact_escapes_control_characters() -> None:
+    assert redact("a\x1b[31m\rb") == "a\\x1b[31m\\x0db"
+
+
+def test_log_lines_are_json_and_redacted_for_libraries_too() -> None:
+    stream = io.StringIO()
+    before = logging.getLogger().handlers[:]
+    try:
+        configure_logging("info", "test", stream=stream)
+        structlog.get_logger("ours").info("hello", recipient="someone@example.org")
+        logging.getLogger("theirs").warning("failed for %s", "other@example.org")
+        try:
+            raise RuntimeError("boom third@example.org")
+        except RuntimeError:
+            structlog.get_logger("ours").exception("died")
+    finally:
+        logging.getLogger().handlers[:] = before
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["level"] for line in lines] == ["info", "warning", "error"]
+    assert all("process" in line for line in lines)
+    for name in ("someone", "other", "third"):
+        assert name not in stream.getvalue()
