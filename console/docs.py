@@ -1,0 +1,163 @@
+"""Generates the reference pages from the code: ``python -m console.docs [--check]``.
+
+``docs/settings.md`` from the settings tree, ``docs/cli.md`` from the commands, ``docs/lifecycle.md`` from
+the table of states. ``--check`` writes nothing and exits 1 when a page is not what the code says.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import click
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from mailweir.contracts import lifecycle
+from mailweir.plumbing.settings import Settings
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+def settings_page() -> str:
+    """Every setting with its name, environment variable, default and meaning with its unit."""
+    lines = [
+        "# Settings",
+        "",
+        "Generated from `mailweir/plumbing/settings.py`; change it there. Read from defaults, then",
+        "`mailweir.toml` in the data directory, then `MAILWEIR_*` environment variables; the later wins.",
+        "A section of the TOML file is a table (`[worker]`), its names are the part after the dot.",
+        "",
+    ]
+    sections: list[tuple[str, type[BaseModel]]] = []
+    lines += _head("General")
+    for name, info in Settings.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            sections.append((name, info.annotation))
+        else:
+            lines.append(_row(name, f"MAILWEIR_{name.upper()}", info))
+    for section, model in sections:
+        lines += _head(section, (model.__doc__ or "") if "__doc__" in vars(model) else "")
+        for name, info in model.model_fields.items():
+            variable = f"MAILWEIR_{section.upper()}__{name.upper()}"
+            lines.append(_row(f"{section}.{name}", variable, info))
+    return "\n".join(lines) + "\n"
+
+
+def lifecycle_page() -> str:
+    """States, moves and what they mean."""
+    lines = [
+        "# The life of a job",
+        "",
+        "Drawn from `mailweir/contracts/lifecycle.py`; change it there. Waiting states carry a due time,",
+        "final ones never move (a delivery report may still turn *sent* into *bounced*).",
+        "",
+        "| state | kind | may become |",
+        "|---|---|---|",
+    ]
+    for state in lifecycle.State:
+        kind = (
+            "waiting"
+            if state in lifecycle.WAITING
+            else "in flight"
+            if state in lifecycle.IN_FLIGHT
+            else "final"
+            if state in lifecycle.FINAL
+            else ""
+        )
+        moves = ", ".join(sorted(lifecycle.MOVES[state])) or "nothing"
+        lines.append(f"| {state} | {kind} | {moves} |")
+    lines += ["", "```mermaid", "stateDiagram-v2"]
+    for state in lifecycle.State:
+        lines += [f"    {state} --> {to}" for to in sorted(lifecycle.MOVES[state])]
+    lines += ["```", ""]
+    return "\n".join(lines)
+
+
+def cli_page() -> str:
+    """Every command with its options."""
+    from console.cli import build
+
+    lines = [
+        "# Commands",
+        "",
+        "Generated from `console/commands`; change them there. Reading commands take `-o json`.",
+        "",
+        "Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 refused or unsafe, 75 temporary failure.",
+        "",
+    ]
+    root = cast(click.Group, typer.main.get_command(build()))
+    for path, command in _commands("mailweir", root):
+        lines += [f"## {path}", "", (command.help or "").strip(), ""]
+        rows = [_parameter(p) for p in command.params if not getattr(p, "hidden", False)]
+        rows = [row for row in rows if row]
+        if rows:
+            lines += ["| option | meaning |", "|---|---|", *rows, ""]
+    return "\n".join(lines)
+
+
+PAGES = {"settings.md": settings_page, "lifecycle.md": lifecycle_page, "cli.md": cli_page}
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages, or check them."""
+    stale = []
+    for name, page in PAGES.items():
+        path, text = DOCS / name, page()
+        if path.exists() and path.read_text() == text:
+            continue
+        if "--check" in arguments:
+            stale.append(name)
+        else:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+    if stale:
+        sys.stderr.write(f"stale: {', '.join(stale)}; run: make docs\n")
+    return 1 if stale else 0
+
+
+def _head(title: str, text: str = "") -> list[str]:
+    return [
+        "",
+        f"## {title}",
+        "",
+        *([text.strip(), ""] if text else []),
+        "| setting | environment | default | meaning |",
+        "|---|---|---|---|",
+    ]
+
+
+def _row(name: str, variable: str, info: FieldInfo) -> str:
+    default: Any = info.get_default(call_default_factory=True, validated_data={})
+    shown = "" if default is PydanticUndefined or default is None else f"`{default}`"
+    return f"| `{name}` | `{variable}` | {shown} | {_cell(info.description or '')} |"
+
+
+def _commands(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    if isinstance(command, click.Group):
+        for name in sorted(command.commands):
+            yield from _commands(f"{path} {name}", command.commands[name])
+    else:
+        yield path, command
+
+
+def _parameter(parameter: click.Parameter) -> str:
+    if isinstance(parameter, click.Argument):
+        return f"| `{(parameter.name or '').upper()}` | argument |"
+    option = cast(click.Option, parameter)
+    if "--help" in option.opts:
+        return ""
+    default = "" if option.default in (None, False, ()) else f" Default: `{option.default}`."
+    return f"| `{', '.join([*option.opts, *option.secondary_opts])}` | {_cell(option.help or '')}{default} |"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,156 @@
+"""A running embedded stack: started in order, ready when it says so, stopped cleanly."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import httpx
+
+from console.process import Spec
+from console.stack import (
+    STATE_SERVER,
+    Prepared,
+    embedded_settings,
+    prepare,
+    processes,
+    state_server,
+)
+from console.supervisor import Supervisor
+from mailweir.plumbing.settings import Settings
+
+READY_WITHIN = 60.0  # real seconds until every process must have started once
+
+
+class StackError(Exception):
+    """The stack could not start; the message says which part and where to look."""
+
+
+class Stack:
+    """The embedded stack of one data directory."""
+
+    def __init__(
+        self,
+        data: Path,
+        *,
+        port: int | None = None,
+        flower_port: int | None = None,
+        say: Callable[[str], None],
+        extra: Sequence[Spec] = (),
+    ) -> None:
+        self.data = data
+        self._ports = (port, flower_port)
+        self._say = say
+        self._extra = tuple(extra)
+        self.supervisor = Supervisor(data, say)
+        self.prepared: Prepared
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self.prepared.settings
+
+    @property
+    def url(self) -> str:
+        """Base URL of API and console."""
+        web = self.settings.web
+        return f"http://{web.host}:{web.port}"
+
+    def start(self, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Start everything and wait until the door answers. Raises :class:`StackError`."""
+        from mailweir.plumbing.redis import RedisUnfit, ServerMissing
+
+        self.supervisor.lock()
+        settings = embedded_settings(self.data, port=self._ports[0], flower_port=self._ports[1])
+        self._refuse_taken_ports(settings)
+        self.prepared = prepare(settings)
+        try:
+            server = state_server(settings, self.prepared.env)
+            if server is not None:
+                self.supervisor.start([server])
+            self._wait_for_state(cancelled)
+        except (RedisUnfit, ServerMissing) as error:
+            self.stop()
+            raise StackError(str(error)) from error
+        self.supervisor.start([*self._extra, *processes(self.prepared.env)])
+        self._wait_for_door(cancelled)
+
+    def stop(self) -> list[str]:
+        """Stop everything, the state server last; names of processes that had to be killed."""
+        return self.supervisor.stop(last=(STATE_SERVER,))
+
+    def where_to_look(self) -> str:
+        """What a person who just started it wants to know."""
+        flower = self.settings.flower
+        return "\n".join(
+            (
+                "",
+                f"  Mailweir is up.      data: {self.data}",
+                f"  console and API      {self.url}",
+                f"  queues in Flower     http://{flower.host}:{flower.port}  "
+                f"user {flower.user}, password in {self.data / 'flower.password'}",
+                f"  API key              in {self.data / 'api.key'}",
+                f"  logs                 {self.data / 'logs'}",
+                "",
+                "  try:  mailweir send -f you@example.com -t someone@example.net -s Hello --text hi",
+                "        mailweir status; mailweir queues; mailweir trace JOB",
+                "  Ctrl-C stops it.",
+                "",
+            )
+        )
+
+    def _refuse_taken_ports(self, settings: Settings) -> None:
+        import socket
+
+        for name, host, port in (
+            ("web.port", settings.web.host, settings.web.port),
+            ("flower.port", settings.flower.host, settings.flower.port),
+        ):
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((host, port))
+                except OSError as error:
+                    option = "--port" if name == "web.port" else "--flower-port"
+                    raise StackError(
+                        f"{name}: {host}:{port} cannot be used ({error.strerror}); "
+                        f"stop what listens there, or give {option}"
+                    ) from error
+
+    def _wait_for_state(self, cancelled: Callable[[], bool]) -> None:
+        from redis.exceptions import BusyLoadingError
+        from redis.exceptions import ConnectionError as RedisGone
+        from redis.exceptions import TimeoutError as RedisSlow
+
+        from mailweir.plumbing.redis import check_server, connect
+
+        deadline = time.monotonic() + READY_WITHIN
+        while not cancelled():
+            self.supervisor.look()
+            try:
+                client = connect(self.settings)
+                try:
+                    check_server(client)
+                finally:
+                    client.close()
+                return
+            except (RedisGone, RedisSlow, BusyLoadingError) as error:
+                if time.monotonic() > deadline:
+                    raise StackError(
+                        f"the state server did not answer: {error}; see {self.data / 'logs'}"
+                    ) from error
+                time.sleep(0.05)
+
+    def _wait_for_door(self, cancelled: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + READY_WITHIN
+        while not cancelled():
+            self.supervisor.look()
+            try:
+                if httpx.get(f"{self.url}/health/ready", timeout=2).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass  # not listening yet; the deadline below ends this
+            if time.monotonic() > deadline:
+                raise StackError(f"the web process did not become ready; see {self.data / 'logs'}")
+            time.sleep(0.05)

@@ -1,0 +1,110 @@
+"""What the embedded stack consists of, and the preparation it needs before its first process starts."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from console.process import Spec
+from mailweir.plumbing.install import make_once, master_key
+from mailweir.plumbing.settings import Settings, load
+
+STATE_SERVER = "redis"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data directory ready to start: settings with everything filled in, and the key that was made."""
+
+    settings: Settings
+    api_key: str
+    env: Mapping[str, str]
+
+
+def embedded_settings(
+    data: Path, *, port: int | None = None, flower_port: int | None = None
+) -> Settings:
+    """Settings of the embedded stack; ports given on the command line win."""
+    settings = load(data)
+    web, flower = settings.web, settings.flower
+    if port is not None:
+        web = web.model_copy(
+            update={"port": port, "public_url": f"http://{settings.web.host}:{port}"}
+        )
+    if flower_port is not None:
+        flower = flower.model_copy(update={"port": flower_port})
+    if flower.password is None:
+        password = make_once(data / "flower.password", secrets.token_urlsafe(18))
+        flower = flower.model_copy(update={"password": SecretStr(password)})
+    return settings.model_copy(update={"web": web, "flower": flower})
+
+
+def prepare(settings: Settings) -> Prepared:
+    """Migrate the spool, put a policy in force, make the first API key. Idempotent."""
+    from mailweir.plumbing import apikeys, policies
+    from mailweir.plumbing.database import migrate, open_database
+    from router.policy import default_policy
+
+    data = settings.data
+    master_key(settings)
+    database = open_database(settings)
+    try:
+        migrate(database)
+        if policies.current(database) is None:
+            if settings.policy is not None:
+                text = settings.policy.read_text(encoding="utf-8")
+                policies.apply_text(database, text, author="up", file=str(settings.policy))
+            else:
+                policies.apply_text(database, default_policy(), author="up", file="default")
+        key_file = data / "api.key"
+        if key_file.exists():
+            api_key = key_file.read_text().strip()
+        else:
+            made = apikeys.create(
+                database, tenant="default", scopes=("send", "read", "route", "admin")
+            )
+            api_key = make_once(key_file, made)
+    finally:
+        database.close()
+    web, flower = settings.web, settings.flower
+    assert flower.password is not None
+    env = {
+        "MAILWEIR_DATA": str(data),
+        "MAILWEIR_WEB__PORT": str(web.port),
+        "MAILWEIR_WEB__PUBLIC_URL": web.public_url,
+        "MAILWEIR_FLOWER__PORT": str(flower.port),
+        "MAILWEIR_FLOWER__PASSWORD": flower.password.get_secret_value(),
+    }
+    return Prepared(settings, api_key, env)
+
+
+def mailweir(*arguments: str) -> Sequence[str]:
+    """The command line of one of our own processes."""
+    return (sys.executable, "-m", "console", *arguments)
+
+
+def state_server(settings: Settings, env: Mapping[str, str]) -> Spec | None:
+    """The private Valkey/Redis, unless the settings name one."""
+    if settings.redis.url is not None:
+        return None
+    return Spec(STATE_SERVER, mailweir("run", "state"), env, beats=False, grace=15)
+
+
+def processes(env: Mapping[str, str]) -> list[Spec]:
+    """Everything but the state server."""
+    bulk_queues = "marketing,marketing.throttled,bulk,bulk.throttled"
+    return [
+        Spec("web", mailweir("run", "web"), env, beats=True),
+        Spec("ingress", mailweir("run", "ingress"), env),
+        Spec("router-transactional", mailweir("run", "router", "--buckets", "transactional"), env),
+        Spec("router-bulk", mailweir("run", "router", "--buckets", "marketing,bulk"), env),
+        Spec("worker-transactional", mailweir("run", "worker", "--queues", "transactional"), env),
+        Spec("worker-bulk", mailweir("run", "worker", "--queues", bulk_queues), env),
+        Spec("reputation", mailweir("run", "reputation"), env),
+        Spec("flower", mailweir("flower"), env, beats=False, grace=5),
+    ]
