@@ -1,0 +1,137 @@
+"""MX and address lookups with a cache: TTLs clamped, failures remembered briefly, one query at a time
+per name. dnspython's asyncio resolver underneath; the operator is best served by a local resolver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import dns.asyncresolver
+import dns.exception
+import dns.name
+import dns.resolver
+
+from mailweir.plumbing.settings import DnsSettings
+
+CACHE_SIZE = 50_000  # names kept; the oldest entries go first
+MAX_CNAMES = 8  # dnspython follows chains itself; a longer one is its failure, ours to report
+
+
+class DnsTrouble(Exception):
+    """A temporary failure: SERVFAIL, timeout, broken answer. 4.4.3, to be retried."""
+
+
+class NoSuchName(Exception):
+    """NXDOMAIN: the name does not exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mx:
+    """One MX record. A null MX (RFC 7505) is the only record and has an empty host."""
+
+    preference: int
+    host: str  # lower case, no trailing dot
+
+
+Fetch = Callable[[], Awaitable[tuple[Any, float]]]
+
+
+class Resolver:
+    """Belongs to one event loop."""
+
+    def __init__(self, settings: DnsSettings) -> None:
+        self._settings = settings
+        if settings.nameservers:
+            self._resolver = dns.asyncresolver.Resolver(configure=False)
+            self._resolver.nameservers = [_server(text)[0] for text in settings.nameservers]
+            self._resolver.nameserver_ports = dict(_server(text) for text in settings.nameservers)
+        else:
+            self._resolver = dns.asyncresolver.Resolver()
+        self._resolver.timeout = settings.timeout
+        self._resolver.lifetime = settings.lifetime
+        self._cache: dict[tuple[str, str], tuple[float, Any]] = {}  # -> (until, value or error)
+        self._flights: dict[tuple[str, str], asyncio.Task[Any]] = {}
+
+    async def mx(self, domain: str) -> tuple[Mx, ...]:
+        """MX records by preference; empty where the domain exists without one.
+
+        Raises :class:`NoSuchName`, :class:`DnsTrouble`.
+        """
+        records: tuple[Mx, ...] = await self._cached("MX", domain)
+        return records
+
+    async def addresses(self, host: str, kind: str) -> tuple[str, ...]:
+        """``A`` or ``AAAA`` addresses; empty where there are none. Raises :class:`DnsTrouble`."""
+        try:
+            found: tuple[str, ...] = await self._cached(kind, host)
+        except NoSuchName:
+            return ()
+        return found
+
+    async def _cached(self, kind: str, name: str) -> Any:
+        key = (kind, name)
+        known = self._cache.get(key)
+        if known is not None and known[0] > time.monotonic():
+            return _value(known[1])
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = asyncio.get_running_loop().create_task(self._ask(kind, name))
+            self._flights[key] = flight
+            flight.add_done_callback(lambda _: self._flights.pop(key, None))
+        # one asker that gives up must not take the answer from the others
+        return _value(await asyncio.shield(flight))
+
+    async def _ask(self, kind: str, name: str) -> Any:
+        """Query, remember, return the value or the error (not raised: the cache holds both)."""
+        settings = self._settings
+        keep = settings.negative_ttl
+        value: Any
+        try:
+            answer = await self._resolver.resolve(name, kind, raise_on_no_answer=False)
+            if answer.rrset is None:
+                value = ()
+            else:
+                keep = min(max(float(answer.rrset.ttl), settings.min_ttl), settings.max_ttl)
+                value = _mx(answer) if kind == "MX" else tuple(str(r.address) for r in answer)
+        except dns.resolver.NXDOMAIN:
+            value = NoSuchName(f"{name} does not exist")
+        except (dns.exception.DNSException, OSError, UnicodeError) as error:
+            value = DnsTrouble(f"{kind} lookup of {name} failed: {type(error).__name__}")
+        if len(self._cache) >= CACHE_SIZE:
+            for old in list(self._cache)[: CACHE_SIZE // 10]:
+                del self._cache[old]
+        self._cache[(kind, name)] = (time.monotonic() + keep, value)
+        return value
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, Exception):
+        raise type(value)(*value.args)
+    return value
+
+
+def _mx(answer: dns.resolver.Answer) -> tuple[Mx, ...]:
+    records = [
+        Mx(int(r.preference), r.exchange.to_text(omit_final_dot=True).lower()) for r in answer
+    ]
+    # "." is a null MX only when it stands alone (RFC 7505 3)
+    if len(records) > 1:
+        records = [r for r in records if r.host not in ("", ".", "@")]
+    else:
+        records = [Mx(r.preference, "" if r.host in (".", "@") else r.host) for r in records]
+    return tuple(sorted(records, key=lambda r: r.preference))
+
+
+def _server(text: str) -> tuple[str, int]:
+    """``IP``, ``IP:port`` or ``[IPv6]:port``."""
+    if text.startswith("["):
+        host, _, port = text[1:].partition("]:")
+        return host.rstrip("]"), int(port or 53)
+    if text.count(":") == 1:
+        host, _, port = text.partition(":")
+        return host, int(port)
+    return text, 53

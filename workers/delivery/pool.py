@@ -1,0 +1,156 @@
+"""Open connections, shared by all chunks of a process, and never more per source and site than allowed.
+
+A connection is reused only for an equal :class:`~workers.delivery.connection.Dial`: same source, hop,
+TLS policy and login. Idle ones are closed with QUIT after the provider's idle time, and make room when
+the same source needs another host of the same site.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Callable
+
+from workers.delivery.connection import Connection, Dial
+
+QUIT_WAIT = 2.0  # real seconds a goodbye may take
+
+Place = tuple[str, str]  # source name, site
+OnChange = Callable[[str, str, int], None]
+
+
+class Pool:
+    """Connections of one event loop. Every place taken is left exactly once."""
+
+    def __init__(self, on_change: OnChange | None = None) -> None:
+        self._idle: dict[Dial, list[Connection]] = defaultdict(list)
+        self._sites: dict[int, Place] = {}  # id of an idle connection -> its place
+        self._open: dict[Place, int] = defaultdict(int)
+        self._waiting: dict[Place, deque[asyncio.Future[None]]] = defaultdict(deque)
+        self._on_change = on_change
+        self._goodbyes: set[asyncio.Task[None]] = set()
+
+    def open(self, source: str, site: str) -> int:
+        """Connections held now, idle ones included."""
+        return self._open.get((source, site), 0)
+
+    def held(self) -> dict[Place, int]:
+        """All of them: (source, site) -> connections."""
+        return {place: count for place, count in self._open.items() if count}
+
+    def take(self, dial: Dial) -> Connection | None:
+        """An idle connection, ready for a mail; its place stays taken."""
+        kept = self._idle.get(dial)
+        while kept:
+            connection = kept.pop()
+            self._forget(connection)
+            if connection.protocol.clean:
+                return connection
+        return None
+
+    def count_idle(self, dial: Dial) -> int:
+        """Idle connections for a dial."""
+        return len(self._idle.get(dial, ()))
+
+    async def enter(self, place: Place, limit: int, dial: Dial) -> Connection | None:
+        """An idle connection for ``dial``, or None and a place for one about to be opened; waits where
+        ``limit`` are open and none is idle."""
+        while True:
+            kept = self.take(dial)
+            if kept is not None:
+                return kept
+            if self._open.get(place, 0) < limit:
+                self._count(place, 1)
+                return None
+            if self._evict(place):
+                continue
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting[place].append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._call_next(place)  # our turn came as we left: the next one's
+                raise
+
+    def leave(self, place: Place) -> None:
+        """Give a place back: its connection is closed or was never opened."""
+        self._count(place, -1)
+        self._call_next(place)
+
+    def put(self, place: Place, dial: Dial, connection: Connection, idle: float) -> None:
+        """Keep a connection for ``idle`` seconds."""
+        if not connection.protocol.clean or idle <= 0:
+            self.discard(place, connection)
+            return
+        self._idle[dial].append(connection)
+        self._sites[id(connection)] = place
+        loop = asyncio.get_running_loop()
+        connection.idle = loop.call_later(idle, self._expire, dial, connection)
+        connection.protocol.on_lost = lambda: self._expire(dial, connection)
+        self._call_next(place)  # somebody waiting may take this one, or evict it for another host
+
+    def discard(self, place: Place, connection: Connection) -> None:
+        """Close with QUIT in the background and leave the place when it is closed."""
+        task = asyncio.get_running_loop().create_task(self._goodbye(place, connection))
+        self._goodbyes.add(task)
+        task.add_done_callback(self._goodbyes.discard)
+
+    async def close(self) -> None:
+        """QUIT every idle connection and wait for the goodbyes."""
+        for dial in list(self._idle):
+            for connection in list(self._idle[dial]):
+                self._expire(dial, connection)
+        if self._goodbyes:
+            await asyncio.gather(*self._goodbyes, return_exceptions=True)
+
+    # --- inside -----------------------------------------------------------------------------
+    async def _goodbye(self, place: Place, connection: Connection) -> None:
+        try:
+            await connection.quit(QUIT_WAIT)
+        finally:
+            self.leave(place)
+
+    def _expire(self, dial: Dial, connection: Connection) -> None:
+        kept = self._idle.get(dial, [])
+        if connection in kept:
+            kept.remove(connection)
+            place = self._forget(connection)
+            self.discard(place, connection)
+
+    def _forget(self, connection: Connection) -> Place:
+        """Take a connection out of the idle books."""
+        if connection.idle is not None:
+            connection.idle.cancel()
+            connection.idle = None
+        connection.protocol.on_lost = None
+        return self._sites.pop(id(connection))
+
+    def _evict(self, place: Place) -> bool:
+        """Free a place by closing an idle connection of it at once."""
+        for kept in self._idle.values():
+            for connection in kept:
+                if self._sites[id(connection)] == place:
+                    kept.remove(connection)
+                    self._forget(connection)
+                    connection.say_goodbye()
+                    self.leave(place)
+                    return True
+        return False
+
+    def _count(self, place: Place, change: int) -> None:
+        self._open[place] += change
+        count = self._open[place]
+        if not count:
+            del self._open[place]
+        if self._on_change is not None:
+            self._on_change(*place, count)
+
+    def _call_next(self, place: Place) -> None:
+        waiting = self._waiting.get(place)
+        while waiting:
+            turn = waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._waiting.pop(place, None)

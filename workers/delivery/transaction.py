@@ -1,0 +1,312 @@
+"""Mails over one connection, pipelined: MAIL, RCPT, DATA in one flight, and the next mail's flight
+right behind the body before it, so that a mail costs one round trip (RFC 2920).
+
+The order of a mail: ``take`` gives an envelope that may go (suppression asked, tokens taken); its
+commands go out; its body follows only after MAIL, RCPT and DATA were all accepted; the reply to the
+final dot settles it the moment it arrives, whatever the next envelope still waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from mailweir.plumbing.settings import SmtpSettings
+from workers.delivery import conversation
+from workers.delivery.connection import Connection
+from workers.delivery.conversation import MAX_LINE, Step, hide, mask_address
+from workers.delivery.replies import Reply
+from workers.delivery.smtp import SessionLost
+from workers.delivery.types import Envelope, Result
+
+Take = Callable[[], Awaitable[Envelope | None]]
+OnResult = Callable[[Result], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The session ended with this envelope unsettled: nothing of it was accepted, it may go elsewhere."""
+
+    envelope: Envelope
+    stage: str
+    lost: SessionLost
+    seconds: float
+    conversation: str | None
+
+
+class _Attempt:
+    """One envelope on the wire."""
+
+    __slots__ = ("begun", "dot_sent", "envelope", "stage", "steps")
+
+    def __init__(self, envelope: Envelope, begun: float) -> None:
+        self.envelope = envelope
+        self.begun = begun
+        self.dot_sent = False
+        self.stage = "mail"
+        self.steps: list[Step] = []
+
+
+class Mailer:
+    """Sends envelopes over one connection until there are none or the connection has had enough."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        settings: SmtpSettings,
+        take: Take,
+        on_result: OnResult,
+        budget: int,
+    ) -> None:
+        self._connection = connection
+        self._protocol = connection.protocol
+        self._settings = settings
+        self._take = take
+        self._on_result = on_result
+        self._budget = budget
+        self._clock = asyncio.get_running_loop().time
+        self._chunking = connection.chunking and settings.chunking
+        self._current: _Attempt | None = None  # its commands went out, its body did not
+        self._body: _Attempt | None = None  # its final dot went out, the reply has not come
+
+    async def run(self) -> Broken | None:
+        """Returns what was unsettled when the session broke, None when it ended in order.
+
+        Cancelled, or failed by a callback: the session is closed, a mail whose dot went out is settled
+        as uncertain.
+        """
+        try:
+            await self._begin()
+            while (attempt := self._current) is not None:
+                if await self._agreed(attempt):
+                    await self._send_body(attempt)
+                self._current = None
+                await self._begin()
+                await self._protocol.settled(self._settings.dot)
+        except SessionLost as lost:
+            self._abandon_body(lost)
+            if self._current is not None:
+                return self._broken(self._current, lost)
+        except BaseException:
+            cut = SessionLost("closed", "the session was cut by us")
+            self._abandon_body(cut)
+            self._protocol.fail(cut)
+            raise
+        return None
+
+    # --- one envelope -----------------------------------------------------------------------
+    async def _begin(self) -> None:
+        """Take the next envelope that this host can take, and write its commands."""
+        while self._budget > 0:
+            envelope = await self._take()
+            if envelope is None:
+                return
+            self._budget -= 1
+            attempt = _Attempt(envelope, self._clock())
+            problem = self._cannot(envelope)
+            if problem is not None:
+                self._settle(attempt, *problem)
+                continue
+            self._current = attempt
+            self._connection.mails += 1
+            if self._connection.pipelining:
+                self._write_flight(attempt)
+            else:
+                await self._protocol.settled(self._settings.dot)
+            return
+
+    def _cannot(self, envelope: Envelope) -> tuple[int, str] | None:
+        """Code and text of a refusal of our own: what the host said it cannot take, not even tried."""
+        connection = self._connection
+        if connection.size and len(envelope.data) > connection.size:
+            return 552, (
+                f"552 5.3.4 message of {len(envelope.data)} bytes is larger than"
+                f" {connection.dial.hop.host} takes ({connection.size})"
+            )
+        if envelope.smtputf8 and not connection.smtputf8:
+            return 550, f"550 5.6.7 {connection.dial.hop.host} does not offer SMTPUTF8"
+        if not envelope.ascii and not connection.eightbit:
+            return 554, f"554 5.6.3 {connection.dial.hop.host} does not offer 8BITMIME"
+        return None
+
+    def _commands(self, envelope: Envelope) -> tuple[str, str]:
+        connection = self._connection
+        options = ""
+        if connection.size is not None:
+            options = f" SIZE={len(envelope.data)}"
+        if not envelope.ascii:
+            options += " BODY=8BITMIME"
+        if envelope.smtputf8:
+            options += " SMTPUTF8"
+        return f"MAIL FROM:<{envelope.mail_from}>{options}", f"RCPT TO:<{envelope.rcpt}>"
+
+    def _write_flight(self, attempt: _Attempt) -> None:
+        mail, rcpt = self._commands(attempt.envelope)
+        reset = self._connection.need_rset
+        self._connection.need_rset = False
+        data = "" if self._chunking else "DATA\r\n"
+        flight = f"{mail}\r\n{rcpt}\r\n{data}".encode()
+        self._protocol.owe(3 + reset - self._chunking)
+        self._protocol.send(b"RSET\r\n" + flight if reset else flight)
+        self._note(attempt, ">", mail)
+        self._note(attempt, ">", f"RCPT TO:<{mask_address(attempt.envelope.rcpt)}>")
+        if data:
+            self._note(attempt, ">", "DATA")
+        if reset:
+            attempt.stage = "rset"
+
+    async def _agreed(self, attempt: _Attempt) -> bool:
+        """MAIL, RCPT and DATA accepted: the body may go. Else the envelope is settled."""
+        if not self._connection.pipelining:
+            return await self._agreed_step_by_step(attempt)
+        if attempt.stage == "rset":
+            await self._answer(attempt, "rset")
+        mail = await self._answer(attempt, "mail")
+        rcpt = await self._answer(attempt, "rcpt")
+        accepted = mail.code < 300 and rcpt.code < 300
+        refusal = mail if mail.code >= 300 else rcpt
+        refused_at = "mail" if mail.code >= 300 else "rcpt"
+        open_transaction = mail.code < 300
+        if not self._chunking:
+            data = await self._answer(attempt, "data")
+            if data.code == 354 and not accepted:
+                # RFC 2920 3.1: it opened its ears with nobody to hear; a lone dot ends that
+                self._protocol.owe()
+                self._protocol.send(b".\r\n")
+                await self._protocol.reply(self._settings.dot)
+                open_transaction = False
+            elif accepted and data.code != 354:
+                accepted, refusal, refused_at = False, data, "data"
+        if not accepted:
+            self._connection.need_rset = open_transaction
+            self._settle(attempt, refusal.code, refusal.text, refused_at)
+        return accepted
+
+    async def _agreed_step_by_step(self, attempt: _Attempt) -> bool:
+        """The same without PIPELINING: nothing is sent before its turn."""
+        mail, rcpt = self._commands(attempt.envelope)
+        shown = f"RCPT TO:<{mask_address(attempt.envelope.rcpt)}>"
+        steps = [("mail", mail, mail), ("rcpt", rcpt, shown)]
+        if self._connection.need_rset:
+            self._connection.need_rset = False
+            steps.insert(0, ("rset", "RSET", "RSET"))
+        if not self._chunking:
+            steps.append(("data", "DATA", "DATA"))
+        for stage, command, shown in steps:
+            self._protocol.owe()
+            self._protocol.send(f"{command}\r\n".encode())
+            self._note(attempt, ">", shown)
+            reply = await self._answer(attempt, stage)
+            if reply.code >= 400:
+                self._connection.need_rset = stage != "mail"
+                self._settle(attempt, reply.code, reply.text, stage)
+                return False
+        return True
+
+    async def _answer(self, attempt: _Attempt, stage: str) -> Reply:
+        """The reply to a command, refused where no server may say such a thing there."""
+        attempt.stage = stage
+        limits = self._settings
+        timeout = {"rcpt": limits.rcpt, "data": limits.data}.get(stage, limits.mail)
+        reply = await self._protocol.reply(timeout)
+        self._note(attempt, "<", reply.text)
+        code = reply.code
+        if code == 421 or code == 221:
+            raise SessionLost("closed", reply.text, reply)
+        good = code == 354 if stage == "data" else code < 300
+        if not good and code < 400:
+            lost = SessionLost("malformed", f"unexpected reply at {stage}: {reply.text}")
+            self._protocol.fail(lost)
+            raise lost
+        return reply
+
+    async def _send_body(self, attempt: _Attempt) -> None:
+        attempt.stage = "dot"
+        envelope = attempt.envelope
+        if self._chunking:
+            size = len(envelope.data)
+            body = b"BDAT %d LAST\r\n" % size + envelope.data
+            self._note(attempt, ">", f"BDAT {size} LAST")
+        else:
+            body = envelope.stuffed()
+            self._note(attempt, ">", f"({len(body) - 3} bytes) .")
+
+        def last() -> None:
+            attempt.dot_sent = True
+            self._body, self._current = attempt, None
+            self._protocol.owe(settle=self._on_dot)
+
+        await self._protocol.send_body(body, self._settings.block, last)
+
+    def _on_dot(self, reply: Reply) -> None:
+        attempt, self._body = self._body, None
+        if attempt is None:
+            return
+        if 300 <= reply.code < 400:
+            self._lost_result(attempt, SessionLost("malformed", f"unexpected: {reply.text}"))
+            self._protocol.fail(SessionLost("malformed", "unexpected reply to the final dot"))
+            return
+        self._note(attempt, "<", reply.text)
+        if reply.code < 300:
+            self._connection.accepted += 1
+        self._settle(attempt, reply.code, reply.text, "dot")
+
+    # --- results ----------------------------------------------------------------------------
+    def _note(self, attempt: _Attempt, direction: str, text: str) -> None:
+        ms = round((self._clock() - attempt.begun) * 1000)
+        attempt.steps.append((ms, direction, text[:MAX_LINE]))
+
+    def _tell(self, attempt: _Attempt) -> str | None:
+        if not self._settings.conversation:
+            return None
+        connection = self._connection
+        rcpt = attempt.envelope.rcpt
+        steps = [
+            (ms, way, hide(text, rcpt)) if way == "<" else (ms, way, text)
+            for ms, way, text in attempt.steps
+        ]
+        if connection.mails <= 1:
+            steps = connection.handshake.steps + steps
+        return conversation.encode(connection.name, connection.tls, connection.mails, steps)
+
+    def _settle(
+        self,
+        attempt: _Attempt,
+        code: int | None,
+        reply: str,
+        stage: str = "mail",
+        error: str | None = None,
+    ) -> None:
+        connection = self._connection
+        self._on_result(
+            Result(
+                attempt.envelope.job_id,
+                stage,
+                code,
+                hide(reply, attempt.envelope.rcpt)[: self._settings.reply_kept],
+                connection.name,
+                self._clock() - attempt.begun,
+                attempt.dot_sent,
+                error,
+                connection.tls,
+                self._tell(attempt),
+            )
+        )
+
+    def _lost_result(self, attempt: _Attempt, lost: SessionLost) -> None:
+        self._note(attempt, "!", lost.detail)
+        self._settle(attempt, None, lost.detail, "dot", lost.kind)
+
+    def _abandon_body(self, lost: SessionLost) -> None:
+        """The mail whose dot went out and has no reply: uncertain."""
+        attempt, self._body = self._body, None
+        if attempt is not None:
+            self._lost_result(attempt, lost)
+
+    def _broken(self, attempt: _Attempt, lost: SessionLost) -> Broken:
+        self._note(attempt, "!", hide(lost.detail, attempt.envelope.rcpt))
+        stage = "data" if attempt.stage == "dot" else attempt.stage
+        stage = "mail" if stage == "rset" else stage
+        seconds = self._clock() - attempt.begun
+        return Broken(attempt.envelope, stage, lost, seconds, self._tell(attempt))

@@ -1,0 +1,296 @@
+"""The seam workers send through: envelopes in, one result each out, whatever the remote does."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from functools import cache
+
+from mailweir.contracts.policy import Provider, Source
+from mailweir.plumbing.secrets import Secrets
+from mailweir.plumbing.settings import Settings
+from workers.delivery import conversation
+from workers.delivery.connection import ConnectFailed, Connection, Dial, dial
+from workers.delivery.conversation import hide
+from workers.delivery.pool import OnChange, Place, Pool
+from workers.delivery.transaction import Broken, Mailer
+from workers.delivery.types import Destination, Envelope, Hop, Result, TlsMode
+
+BeforeBody = Callable[[Envelope], Awaitable[bool]]
+OnResult = Callable[[Result], None]
+
+MAILS_PER_OPENING = 4  # a connection is opened when it has at least so many mails to carry
+TRIES = 3  # times an envelope may be begun again, beyond once per host
+
+
+@cache
+def machine_name() -> str:
+    """This machine's FQDN: the EHLO name where neither source nor settings have one."""
+    return socket.getfqdn()
+
+
+class _Work:
+    """What one call of ``deliver`` has to do."""
+
+    def __init__(
+        self,
+        source: Source,
+        destination: Destination,
+        envelopes: Sequence[Envelope],
+        provider: Provider,
+        tls: TlsMode,
+        before_body: BeforeBody,
+        on_result: OnResult,
+    ) -> None:
+        self.source = source
+        self.place: Place = (source.name, destination.site)
+        self.hops = [hop for hop in destination.hosts if _fits(hop, source, provider)]
+        self.queue = deque(envelopes)
+        self.provider = provider
+        self.tls = tls
+        self.before_body = before_body
+        self.on_result = on_result
+        self.dead: dict[Hop, ConnectFailed | Broken] = {}
+        self.begun: dict[int, int] = {}
+        self.login_failed: ConnectFailed | None = None
+        self.started = asyncio.get_running_loop().time()
+
+    async def take(self) -> Envelope | None:
+        """The next envelope that may go."""
+        while self.queue:
+            envelope = self.queue.popleft()
+            if await self.before_body(envelope):
+                return envelope
+        return None
+
+    def settle(self, envelope: Envelope, failed: ConnectFailed | Broken | None, host: str) -> None:
+        """End an envelope by a connection-layer failure."""
+        if isinstance(failed, Broken):
+            reply = failed.lost.reply
+            self.on_result(
+                Result(
+                    envelope.job_id,
+                    failed.stage,
+                    reply.code if reply else None,
+                    hide(reply.text if reply else failed.lost.detail, envelope.rcpt),
+                    host,
+                    failed.seconds,
+                    error=None if reply else failed.lost.kind,
+                    conversation=failed.conversation,
+                )
+            )
+            return
+        seconds = asyncio.get_running_loop().time() - self.started
+        if failed is None:
+            text = "no address of a family this source can use"
+            self.on_result(
+                Result(envelope.job_id, "connect", None, text, host, seconds, error="unreachable")
+            )
+            return
+        self.on_result(
+            Result(
+                envelope.job_id,
+                failed.stage,
+                failed.code,
+                hide(failed.reply, envelope.rcpt),
+                host,
+                seconds,
+                error=failed.error,
+                conversation=conversation.encode(host, False, 0, failed.handshake.steps),
+            )
+        )
+
+    def settle_all(self) -> None:
+        """No host is left: every envelope still waiting ends with the last host's failure."""
+        hop, failed = next(reversed(self.dead.items()), (None, None))
+        if self.login_failed is not None:
+            failed = self.login_failed
+        host = f"{hop.host}:{hop.port}" if hop else ""
+        while self.queue:
+            self.settle(self.queue.popleft(), failed, host)
+
+
+def _fits(hop: Hop, source: Source, provider: Provider) -> bool:
+    """The source can reach this address family."""
+    if hop.address is None:
+        return True
+    sixth = ":" in hop.address
+    if sixth and not provider.ipv6:
+        return False
+    return source.ip is None or (":" in source.ip) == sixth
+
+
+class Transport:
+    """Pooled, pipelined SMTP for all sources of a process. Belongs to one event loop.
+
+    ``on_connections(source, site, open)`` is told whenever the number of open connections of a source
+    to a site changes, idle ones included: whoever counts connections across processes counts these.
+    """
+
+    def __init__(
+        self, settings: Settings, secrets: Secrets, *, on_connections: OnChange | None = None
+    ) -> None:
+        self._settings = settings.smtp
+        self._secrets = secrets
+        self._pool = Pool(on_connections)
+
+    async def deliver(
+        self,
+        source: Source,
+        destination: Destination,
+        envelopes: Sequence[Envelope],
+        *,
+        provider: Provider,
+        tls: str,
+        before_body: BeforeBody,
+        on_result: OnResult,
+        max_connections: int,
+    ) -> None:
+        """Send the envelopes, over at most ``max_connections`` connections at once (and never more open
+        to the site than the source's or provider's number).
+
+        ``before_body`` is awaited right before an envelope's commands are written, again each time it
+        must begin anew on another connection; False skips it without a result. ``on_result`` is called
+        exactly once for every other envelope, as soon as its fate is known. Nothing a remote does is
+        raised; what the callbacks raise is.
+        """
+        work = _Work(source, destination, envelopes, provider, TlsMode(tls), before_body, on_result)
+        first = await self._connect(work)
+        if first is None:
+            work.settle_all()
+            return
+        idle = self._pool.count_idle(self._dial_for(work, work.hops[0]))
+        wanted = max(idle + 1, -(-len(envelopes) // MAILS_PER_OPENING))
+        lanes = max(1, min(max_connections, self._limit(work), wanted, len(envelopes)))
+        if lanes == 1:
+            await self._lane(work, first)
+            return
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._lane(work, first))
+            for _ in range(lanes - 1):
+                group.create_task(self._lane(work, None))
+
+    async def prewarm(
+        self, source: Source, destination: Destination, *, provider: Provider, tls: str, count: int
+    ) -> int:
+        """Open up to ``count`` idle connections ahead of traffic; returns how many are there."""
+
+        async def nothing(_: Envelope) -> bool:
+            return False
+
+        work = _Work(source, destination, (), provider, TlsMode(tls), nothing, lambda _: None)
+        opened: list[tuple[Dial, Connection]] = []
+        for _ in range(min(count, self._limit(work))):
+            found = await self._connect(work)
+            if found is None:
+                break
+            opened.append(found)
+        for key, connection in opened:
+            self._pool.put(work.place, key, connection, provider.idle)
+        return len(opened)
+
+    def open_connections(self) -> dict[tuple[str, str], int]:
+        """(source, site) -> connections held now, idle ones included."""
+        return self._pool.held()
+
+    async def close(self) -> None:
+        """QUIT and close every idle connection."""
+        await self._pool.close()
+
+    # --- lanes ------------------------------------------------------------------------------
+    async def _lane(self, work: _Work, opened: tuple[Dial, Connection] | None) -> None:
+        """Envelopes over one connection after another until none is left."""
+        while True:
+            if opened is None:
+                if not work.queue:
+                    return
+                opened = await self._connect(work)
+                if opened is None:
+                    work.settle_all()
+                    return
+            key, connection = opened
+            opened = None
+            budget = work.provider.per_connection - connection.mails
+            mailer = Mailer(connection, self._settings, work.take, work.on_result, budget)
+            broken = None
+            try:
+                broken = await mailer.run()
+            finally:
+                if broken is None and connection.mails < work.provider.per_connection:
+                    self._pool.put(work.place, key, connection, work.provider.idle)
+                else:
+                    self._pool.discard(work.place, connection)
+            if broken is not None:
+                self._again(work, connection, broken)
+
+    def _again(self, work: _Work, connection: Connection, broken: Broken) -> None:
+        """A session broke before the dot of this envelope: another connection, another host, or settled.
+
+        Only a connection-layer end moves it (S35): the remote hung up or said 421. A silence or a
+        reply we could not read settles it, deferred with its stage.
+        """
+        envelope = broken.envelope
+        reply = broken.lost.reply
+        moves = reply.code in (421, 221) if reply else broken.lost.kind in ("closed", "reset")
+        tries = work.begun[envelope.job_id] = work.begun.get(envelope.job_id, 0) + 1
+        if moves and not connection.accepted:
+            # a host that took nothing on this connection is left; one that did may just have a limit
+            work.dead[connection.dial.hop] = broken
+        alive = any(hop not in work.dead for hop in work.hops)
+        if moves and alive and tries < TRIES + len(work.hops):
+            work.queue.appendleft(envelope)
+        else:
+            work.settle(envelope, broken, connection.name)
+
+    async def _connect(self, work: _Work) -> tuple[Dial, Connection] | None:
+        """A connection to the best host that is not dead: an idle one or a new one."""
+        for hop in work.hops:
+            if hop in work.dead or work.login_failed is not None:
+                continue
+            key = self._dial_for(work, hop)
+            kept = await self._pool.enter(work.place, self._limit(work), key)
+            if kept is not None:
+                return key, kept
+            try:
+                return key, await self._dial(key)
+            except ConnectFailed as failed:
+                self._pool.leave(work.place)
+                work.dead[hop] = failed
+                if failed.stage == "auth":
+                    work.login_failed = failed  # the same login fails at every host
+            except BaseException:
+                self._pool.leave(work.place)
+                raise
+        return None
+
+    async def _dial(self, key: Dial) -> Connection:
+        """Dial; again without TLS where the opportunistic handshake failed, once with a fresh secret
+        where the login was refused (535, P4)."""
+        try:
+            return await dial(key, self._settings, self._secrets)
+        except ConnectFailed as failed:
+            if failed.error == "tls" and key.tls is TlsMode.OPPORTUNISTIC:
+                return await dial(replace(key, tls=TlsMode.NONE), self._settings, self._secrets)
+            if failed.stage == "auth" and failed.code == 535:
+                return await dial(key, self._settings, self._secrets, refresh_secret=True)
+            raise
+
+    def _dial_for(self, work: _Work, hop: Hop) -> Dial:
+        source = work.source
+        return Dial(
+            source=source.name,
+            hop=hop,
+            tls=work.tls,
+            ca_file=source.tls.ca_file if source.tls else None,
+            bind=source.ip,
+            ehlo=source.ehlo or self._settings.hostname or machine_name(),
+            auth=source.auth,
+            proxy=source.proxy,
+        )
+
+    @staticmethod
+    def _limit(work: _Work) -> int:
+        return max(1, work.source.connections or work.provider.connections)

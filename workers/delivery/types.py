@@ -1,0 +1,110 @@
+"""What goes into the transport and what comes back: envelope, hop, destination, result."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+# RFC 5321 4.1.2 without quoted local parts: nothing here can end or split an SMTP command (S2).
+_PATH = re.compile(r"[^\x00-\x20\x7f<>]{0,512}")
+
+
+class TlsMode(StrEnum):
+    """TLS policy of one connection."""
+
+    NONE = "none"  # plain text even where STARTTLS is offered
+    OPPORTUNISTIC = "opportunistic"  # encrypted where it works, plain text where not (RFC 7435)
+    REQUIRED = "required"  # encrypted or not at all; the certificate is not checked
+    VERIFIED = "verified"  # encrypted, and the certificate names the host we dialled
+
+
+@dataclass(slots=True)
+class Envelope:
+    """One mail for one recipient. ``data`` is what was signed: CRLF line ends, not dot-stuffed.
+
+    Raises :class:`ValueError` for bytes or paths that must never reach a wire: a bare CR or LF makes
+    two mails of one at some receivers (SMTP smuggling), a control character in a path two commands.
+    """
+
+    job_id: int
+    mail_from: str
+    rcpt: str
+    data: bytes
+    smtputf8: bool = False
+    ascii: bool = field(init=False)  # no byte above 127: no 8BITMIME needed
+
+    def __post_init__(self) -> None:
+        data = self.data
+        ends = data.count(b"\r\n")
+        if ends != data.count(b"\n") or ends != data.count(b"\r") or not data.endswith(b"\r\n"):
+            raise ValueError("message bytes must have CRLF line ends only, also at the end")
+        for name, path in (("mail_from", self.mail_from), ("rcpt", self.rcpt)):
+            if _PATH.fullmatch(path) is None:
+                raise ValueError(f"{name} holds a character no SMTP path may hold")
+        if not self.rcpt:
+            raise ValueError("rcpt is empty")
+        self.ascii = data.isascii()
+        if not (self.mail_from.isascii() and self.rcpt.isascii()):
+            self.smtputf8 = True
+
+    def stuffed(self) -> bytes:
+        """The bytes after DATA: dots doubled at line starts, the final dot included (RFC 5321 4.5.2)."""
+        data = self.data
+        if b"\r\n." in data:
+            data = data.replace(b"\r\n.", b"\r\n..")
+        if data.startswith(b"."):
+            data = b"." + data
+        return data + b".\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One address mail can be handed to."""
+
+    host: str  # the name: TLS is checked against it, journals show it
+    port: int = 25
+    address: str | None = None  # IP; None: the system resolves ``host``
+    implicit_tls: bool = False  # TLS from the first byte (port 465)
+    trusted: bool = False  # named by the operator (MX map, relay): may be a private address
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a domain's mail goes: its site (limits), its provider (policy), its hops in order."""
+
+    site: str
+    provider: str
+    hosts: tuple[Hop, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How one attempt ended. Accepted is ``code // 100 == 2 and stage == "dot"``, nothing else.
+
+    ``stage``: dns, connect, banner, ehlo, starttls, auth, mail, rcpt, data, dot (HTTP APIs: dot).
+    ``error`` is None where the remote's reply decided; else one word: timeout, refused, unreachable,
+    reset, closed, tls, malformed, auth, private, dns. ``dot_sent`` and no reply: uncertain (N41).
+    """
+
+    job_id: int
+    stage: str
+    code: int | None
+    reply: str  # the remote's words (or ours, where error is set), recipient masked
+    host: str
+    seconds: float  # real seconds this attempt's conversation took
+    dot_sent: bool = False
+    error: str | None = None
+    tls: bool = False
+    conversation: str | None = None  # compact JSON, see conversation.py
+    retry_after: float | None = None  # seconds, from an HTTP API's Retry-After
+
+    @property
+    def accepted(self) -> bool:
+        """The remote took responsibility: 2yz to the final dot."""
+        return self.stage == "dot" and self.code is not None and self.code // 100 == 2
+
+    @property
+    def uncertain(self) -> bool:
+        """The final dot went out and no reply came back (RFC 1047)."""
+        return self.dot_sent and self.code is None
