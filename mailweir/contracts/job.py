@@ -63,6 +63,7 @@ class JobMeta(msgspec.Struct, frozen=True, omit_defaults=True):
     api_key: str | None = None  # the key's id, never its secret
     sending_domain: str | None = None
     unsubscribe: bool = False  # the door adds List-Unsubscribe with our one-click token
+    send_at: float | None = None  # asked-for time; age limits count from here, else from accept
     sandbox: bool = False  # P7: goes the whole way but never leaves
     wishes: Wishes = Wishes()
     # Header lines put before the content when it is composed, fixed at accept so that every attempt
@@ -78,6 +79,9 @@ class NewJob(msgspec.Struct, frozen=True):
     mail_from: str  # RFC 5321 reverse-path without VERP; "" is the null sender
     lane: str  # provider by the recipient's domain, or "~hh" (a hash) where no rule knows it
     variables: dict[str, Any] | None = None  # for a skeleton
+    # Header lines of this recipient only; the spool keeps them in front of the message's own
+    # ``meta.prepend`` in the job's meta
+    prepend: str = ""
 
 
 class NewMessage(msgspec.Struct, frozen=True):

@@ -21,7 +21,6 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
-from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
 metadata = MetaData(
@@ -50,6 +49,7 @@ contents = Table(
     Column("sha256", LargeBinary, nullable=False),
     Column("created_at", Float, nullable=False),
 )
+Index("contents_created", contents.c.created_at)
 
 # writer: doors, through accept. One row per accepted call.
 messages = Table(
@@ -59,7 +59,8 @@ messages = Table(
     Column("tenant", String(64), nullable=False),
     Column("idempotency_key", String(256)),
     Column("request_hash", LargeBinary, nullable=False),
-    Column("answer", json_text(), nullable=False),  # the Accepted given, for the same key again
+    # the Accepted given, for the same key again; empty without a key
+    Column("answer", json_text(), nullable=False),
     Column("accepted_at", Float, nullable=False),
     UniqueConstraint("tenant", "idempotency_key", name="uq_messages_key"),
 )
@@ -99,14 +100,43 @@ jobs = Table(
     Column("reason", Text),
     Column("stay_with", String(64)),
     Column("marks", String(80), nullable=False, default=""),  # space-separated Mark values
+    # not null exactly while nothing moves the job by itself: ended, dead letter, uncertain and left
     Column("ended_at", Float),
+    postgresql_with={"fillfactor": 70},  # each job is updated about three times
 )
-Index("jobs_waiting", jobs.c.bucket, jobs.c.flow, jobs.c.due_at, postgresql_where=jobs.c.due_at.is_not(None), sqlite_where=jobs.c.due_at.is_not(None))
-Index("jobs_chunk", jobs.c.chunk_id, postgresql_where=jobs.c.chunk_id.is_not(None), sqlite_where=jobs.c.chunk_id.is_not(None))
+# exactly one of due_at, chunk_id and ended_at is not null: every job is in one of three small indexes
+Index(
+    "jobs_waiting",
+    jobs.c.bucket,
+    jobs.c.flow,
+    jobs.c.due_at,
+    jobs.c.state,
+    postgresql_where=jobs.c.due_at.is_not(None),
+    sqlite_where=jobs.c.due_at.is_not(None),
+)
+Index(
+    "jobs_chunk",
+    jobs.c.chunk_id,
+    postgresql_where=jobs.c.chunk_id.is_not(None),
+    sqlite_where=jobs.c.chunk_id.is_not(None),
+)
 Index("jobs_message", jobs.c.message_id)
+Index("jobs_content", jobs.c.content_id)  # content may go when its last job ended long ago
 Index("jobs_recipient", jobs.c.recipient_key)
-Index("jobs_campaign", jobs.c.campaign, postgresql_where=jobs.c.campaign.is_not(None), sqlite_where=jobs.c.campaign.is_not(None))
-Index("jobs_ended", jobs.c.ended_at, postgresql_where=jobs.c.ended_at.is_not(None), sqlite_where=jobs.c.ended_at.is_not(None))
+Index(
+    "jobs_campaign",
+    jobs.c.campaign,
+    postgresql_where=jobs.c.campaign.is_not(None),
+    sqlite_where=jobs.c.campaign.is_not(None),
+)
+Index(
+    "jobs_ended",
+    jobs.c.ended_at,
+    jobs.c.bucket,
+    jobs.c.state,
+    postgresql_where=jobs.c.ended_at.is_not(None),
+    sqlite_where=jobs.c.ended_at.is_not(None),
+)
 
 # writer: router (publish), worker (take, renew, done), reconciler (freed)
 chunks = Table(
@@ -124,7 +154,13 @@ chunks = Table(
     Column("epoch", String(32)),  # Redis' epoch when taken: another one later = count as in data
     Column("done_real", Float),
 )
-Index("chunks_open", chunks.c.queue, chunks.c.id, postgresql_where=chunks.c.done_real.is_(None), sqlite_where=chunks.c.done_real.is_(None))
+Index(
+    "chunks_open",
+    chunks.c.queue,
+    chunks.c.id,
+    postgresql_where=chunks.c.done_real.is_(None),
+    sqlite_where=chunks.c.done_real.is_(None),
+)
 Index("chunks_done", chunks.c.done_real)
 Index("chunks_taken", chunks.c.queue, chunks.c.taken_real)
 
@@ -203,7 +239,9 @@ suppressions = Table(
     Column("scope", String(16), nullable=False),  # global | tenant | bucket
     Column("tenant", String(64), nullable=False, default=""),
     Column("bucket", String(16), nullable=False, default=""),
-    Column("key", String(320), nullable=False),  # canonical address, "@domain", or "sender>recipient"
+    Column(
+        "key", String(320), nullable=False
+    ),  # canonical address, "@domain", or "sender>recipient"
     Column("reason", String(32), nullable=False),
     Column("pending", Boolean, nullable=False, default=False),  # held back by the mass-bounce guard
     Column("source_event", String(64)),
@@ -244,7 +282,9 @@ policies = Table(
 overrides = Table(
     "overrides",
     metadata,
-    Column("subject", String(128), primary_key=True),  # "pool:x", "source:x", "bucket:x", "tenant:x"
+    Column(
+        "subject", String(128), primary_key=True
+    ),  # "pool:x", "source:x", "bucket:x", "tenant:x"
     Column("action", String(16), nullable=False),  # pause | drain
     Column("until", Float),
     Column("author", String(128), nullable=False),
@@ -294,6 +334,19 @@ api_keys = Table(
     Column("revoked_at", Float),
 )
 
+# writer: doors. Stored templates of a tenant (P6); every version is a row, the newest of a name counts.
+templates = Table(
+    "templates",
+    metadata,
+    Column("id", _ID, primary_key=True, autoincrement=False),
+    Column("tenant", String(64), nullable=False),
+    Column("name", String(128)),
+    Column("body", LargeBinary, nullable=False),  # compiled skeleton
+    Column("sha256", LargeBinary, nullable=False),  # of the body: the same template is stored once
+    Column("created_at", Float, nullable=False),
+    UniqueConstraint("tenant", "sha256", name="uq_templates_body"),
+)
+
 # writer: ingress consumer. Published jobs nobody could verify or read.
 dead_letters = Table(
     "dead_letters",
@@ -317,8 +370,3 @@ journal = Table(
     Column("chain", LargeBinary, nullable=False),  # sha256(previous chain + digest)
     Column("body", json_text(), nullable=False),
 )
-
-
-def is_sqlite(dialect: Dialect) -> bool:
-    """Whether this is SQLite: one writer, lock file, no SKIP LOCKED."""
-    return dialect.name == "sqlite"
