@@ -1,0 +1,129 @@
+"""Entry points of the processes: settings built once, parts put together, run until told to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import FrameType
+
+import structlog
+
+from mailweir.contracts.job import Bucket
+from mailweir.plumbing import keys
+from mailweir.plumbing.clock import Clock
+from mailweir.plumbing.settings import Settings, load
+from mailweir.plumbing.telemetry import configure_logging
+
+log = structlog.get_logger(__name__)
+
+
+class Stop:
+    """Set by SIGTERM or SIGINT."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        signal.signal(signal.SIGTERM, self._set)
+        signal.signal(signal.SIGINT, self._set)
+
+    def _set(self, number: int, frame: FrameType | None) -> None:
+        self.event.set()
+
+    def __call__(self) -> bool:
+        return self.event.is_set()
+
+
+def start(process: str) -> Settings:
+    """Settings and logging of this process."""
+    settings = load()
+    configure_logging(settings.log_level, process)
+    return settings
+
+
+def clock_of(settings: Settings) -> Clock:
+    """The policy clock all processes share."""
+    return Clock(settings.clock.origin, settings.clock.rate)
+
+
+def run_state() -> None:
+    """Become the private state server (its pid is this process')."""
+    from mailweir.plumbing.server import become
+
+    become(start("state"))
+
+
+def run_web() -> None:
+    """Serve API, webhooks, unsubscribe and console."""
+    import uvicorn
+
+    from console.parts import web_parts
+    from console.web import build
+
+    settings = start("web")
+    with ExitStack() as stack:
+        parts, database = web_parts(settings, clock_of(settings), stack)
+        uvicorn.run(
+            build(parts, database),
+            host=settings.web.host,
+            port=settings.web.port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=10,
+        )
+
+
+def run_ingress() -> None:
+    """Accept what was published to the ingress queue."""
+    from console.parts import ingress_accept
+    from producer.doors.ingress import run
+
+    settings = start("ingress")
+    with ExitStack() as stack:
+        accept, bury = ingress_accept(settings, clock_of(settings), stack)
+        run(settings, accept, bury, Stop())
+
+
+def run_router(buckets: Sequence[Bucket]) -> None:
+    """Route the jobs of these buckets."""
+    from console.parts import router_loop
+
+    settings = start(f"router-{'-'.join(buckets)}")
+    with ExitStack() as stack:
+        loop = router_loop(settings, clock_of(settings), buckets, stack)
+        loop.run(Stop())
+
+
+def run_worker(queues: Sequence[str], concurrency: int | None) -> None:
+    """Become a Celery worker of these queues."""
+    from workers.main import run
+
+    settings = load()
+    known = keys.bucket_queues((settings.region,) if settings.region else ())
+    chosen = [f"{q}@{settings.region}" if settings.region and "@" not in q else q for q in queues]
+    unknown = sorted(set(chosen) - set(known))
+    if unknown or not chosen:
+        raise SystemExit(
+            f"no queue {', '.join(unknown) or '(none)'}; there are: {', '.join(known)}"
+        )
+    name = f"worker-{os.getpid()}"
+    run(settings, tuple(chosen), concurrency or settings.worker.concurrency, name)
+
+
+def run_reputation() -> None:
+    """Reputation manager, suppression listener, journal listener."""
+    from console.parts import reputation_threads
+
+    settings = start("reputation")
+    with ExitStack() as stack:
+        reputation_threads(settings, clock_of(settings), stack).run(Stop())
+
+
+def run_flower() -> None:
+    """Become Flower."""
+    from console.flower import run
+    from console.stack import embedded_settings
+
+    settings = load()
+    run(embedded_settings(settings.data))

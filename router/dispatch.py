@@ -1,0 +1,254 @@
+"""The story of one batch: claim, ask, decide, settle, publish."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import structlog
+from redis.exceptions import RedisError
+
+from mailweir.contracts.ids import new_ids
+from mailweir.contracts.job import Bucket, Job
+from mailweir.contracts.lifecycle import State
+from mailweir.contracts.route import Chunk, Decision, Held, Orders, Refused, Routed
+from mailweir.contracts.snapshot import FastState, Snapshot
+from mailweir.mail.address import canonical
+from mailweir.plumbing.clock import Clock
+from mailweir.plumbing.publisher import Publisher, PublishFailed
+from mailweir.plumbing.settings import RouterSettings
+from mailweir.spool.store import DecisionRow, Dispatch, Move, Pick, Spool
+from router.policy import route
+from router.policy.compiled import CompiledPolicy
+from router.policy.context import Context, RecipientRoom, RouterState
+from router.policy.record import record
+from router.recipients import MOST_HELD, RecipientLimit, Want
+from suppression.guard import Ask, Guard
+
+log = structlog.get_logger(__name__)
+
+RETRY_LIMIT = 5.0
+"""Policy seconds a job waits when the recipient limit cannot be asked (Redis is away)."""
+
+
+@dataclass(slots=True)
+class Inputs:
+    """What the decisions of a batch are made from, read once before it."""
+
+    policy: CompiledPolicy
+    snapshot: Snapshot
+    fast: FastState
+    reachable: frozenset[str] | None = None
+    providers: Mapping[str, str] = field(default_factory=dict)
+    zones: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of a batch."""
+
+    claimed: int = 0
+    dispatched: int = 0
+    held: int = 0
+    ended: int = 0
+    by_queue: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    # jobs that had waited for a throttle before, and all that were claimed
+    throttled_by_lane: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    claimed_by_lane: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+
+class Dispatcher:
+    """Carries out what the policy decides."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        publisher: Publisher,
+        guard: Guard,
+        recipients: RecipientLimit,
+        clock: Clock,
+        settings: RouterSettings,
+    ) -> None:
+        self._spool = spool
+        self._publisher = publisher
+        self._guard = guard
+        self._recipients = recipients
+        self._clock = clock
+        self._settings = settings
+        self._state = RouterState()
+
+    def batch(
+        self,
+        bucket: Bucket,
+        picks: Sequence[Pick],
+        inputs: Inputs,
+        room: Callable[[str], int],
+    ) -> Tally:
+        """Claim and settle one batch. ``room(queue)`` says how many jobs a queue may still take.
+
+        Raises what the database raises; a broker that refuses leaves the chunks to the reconciler.
+        """
+        tally = Tally()
+        with self._spool.claim(picks, self._clock.now()) as batch:
+            if not batch.jobs:
+                return tally
+            tally.claimed = len(batch.jobs)
+            now = self._clock.now()
+            decided = self._decide(batch.jobs, inputs, now, tally)
+            dispatches, moves, rows = self._carry_out(bucket, decided, inputs, now, room, tally)
+            chunks = batch.settle(dispatches, moves, rows)
+        tally.dispatched = sum(len(chunk.jobs) for chunk in chunks)
+        try:
+            self._publisher.publish(chunks)
+        except PublishFailed as error:
+            log.warning("chunks not published", chunks=len(chunks), why=str(error))
+            if not error.uncertain:
+                self._spool.redispatch([chunk.id for chunk in chunks], self._clock.now())
+        return tally
+
+    def _decide(
+        self, jobs: Sequence[Job], inputs: Inputs, now: float, tally: Tally
+    ) -> list[tuple[Job, Decision]]:
+        reasons = self._guard.check(
+            [Ask(job.recipient, job.tenant, job.bucket, job.mail_from) for job in jobs]
+        )
+        suppressed = {
+            job.id: reason for job, reason in zip(jobs, reasons, strict=True) if reason is not None
+        }
+        context = Context(
+            policy=inputs.policy,
+            snapshot=inputs.snapshot,
+            fast=inputs.fast,
+            now=now,
+            suppressed=suppressed,
+            providers=inputs.providers,
+            zones=inputs.zones,
+            recipients=self._rooms(jobs, suppressed, inputs.policy, now),
+            reachable=inputs.reachable,
+            paused=inputs.snapshot.paused,
+        )
+        decided = []
+        for job in jobs:
+            tally.claimed_by_lane[job.lane] += 1
+            if job.state == State.HELD:
+                tally.throttled_by_lane[job.lane] += 1
+            decision, self._state = route(job, context, self._state)
+            decided.append((job, decision))
+        return decided
+
+    def _rooms(
+        self,
+        jobs: Iterable[Job],
+        suppressed: Mapping[int, str],
+        policy: CompiledPolicy,
+        now: float,
+    ) -> dict[int, RecipientRoom]:
+        """Jobs whose recipient is over its limit (S21), with the time it has room."""
+        asking: list[Want] = []
+        for job in jobs:
+            limit = policy.policy.bucket(job.bucket).recipient_limit
+            if limit is not None and job.id not in suppressed:
+                asking.append(Want(job.id, canonical(job.recipient), limit))
+        try:
+            places = self._recipients.reserve(asking)
+        except RedisError:
+            # Nothing that is counted per hour may go while its count cannot be asked.
+            return {want.job_id: RecipientRoom(now + RETRY_LIMIT, 0) for want in asking}
+        return {
+            want.job_id: RecipientRoom(
+                now + want.limit.per if place.refused else place.at,
+                MOST_HELD if place.refused else 0,
+            )
+            for want, place in zip(asking, places, strict=True)
+            if place.refused or place.at > now
+        }
+
+    def _carry_out(
+        self,
+        bucket: Bucket,
+        decided: Sequence[tuple[Job, Decision]],
+        inputs: Inputs,
+        now: float,
+        room: Callable[[str], int],
+        tally: Tally,
+    ) -> tuple[list[Dispatch], list[Move], list[DecisionRow]]:
+        groups: dict[tuple[str, str], list[tuple[Job, Routed]]] = defaultdict(list)
+        moves: list[Move] = []
+        rows: list[DecisionRow] = []
+        ids = iter(new_ids(2 * len(decided)))
+        version = f"{inputs.snapshot.version}.{inputs.fast.version}"
+        policy_version = inputs.policy.policy.version
+        for job, decision in decided:
+            if isinstance(decision, Routed):
+                if tally.by_queue[decision.queue] >= room(decision.queue):
+                    continue  # stays as it was; the next batch has room again
+                tally.by_queue[decision.queue] += 1
+                groups[decision.queue, decision.source].append((job, decision))
+            elif isinstance(decision, Held):
+                tally.held += 1
+                moves.append(Move(job.id, State.HELD, decision.until, decision.reason))
+                if job.reason == decision.reason:
+                    continue  # said before: a job that waits for an hour needs one record, not many
+            else:
+                tally.ended += 1
+                moves.append(_ending(job, decision))
+            rows.append(_row(next(ids), job, decision, now, version, policy_version))
+        size = (
+            self._settings.chunk_transactional
+            if bucket is Bucket.TRANSACTIONAL
+            else self._settings.chunk
+        )
+        dispatches = [
+            _dispatch(next(ids), bucket, queue, source, part)
+            for (queue, source), members in groups.items()
+            for part in _parts(members, size)
+        ]
+        return dispatches, moves, rows
+
+
+def _parts(members: list[tuple[Job, Routed]], size: int) -> Iterable[list[tuple[Job, Routed]]]:
+    """Chunks of at most ``size``, jobs of one domain side by side so that they share connections."""
+    members.sort(key=lambda member: (member[0].lane, member[0].domain))
+    for start in range(0, len(members), size):
+        yield members[start : start + size]
+
+
+def _dispatch(
+    chunk_id: int, bucket: Bucket, queue: str, source: str, part: list[tuple[Job, Routed]]
+) -> Dispatch:
+    pools: dict[int, str] = {}
+    orders: dict[int, Orders] = {}
+    for job, routed in part:
+        pools[job.id] = routed.pool
+        orders[job.id] = routed.orders
+    chunk = Chunk(chunk_id, bucket, queue, source, tuple(pools))
+    return Dispatch(chunk, pools, orders)
+
+
+def _ending(job: Job, decision: Refused) -> Move:
+    state = State.EXPIRED if decision.reason == "expired" else State.REFUSED
+    text = f"{decision.reason}: {decision.detail}" if decision.detail else decision.reason
+    return Move(job.id, state, None, text)
+
+
+def _row(
+    row_id: int, job: Job, decision: Decision, now: float, snapshot: str, policy_version: int
+) -> DecisionRow:
+    body = msgspec.json.encode(record(decision)).decode()
+    routed = decision if isinstance(decision, Routed) else None
+    return DecisionRow(
+        id=row_id,
+        job_id=job.id,
+        at=now,
+        snapshot=snapshot,
+        policy_version=policy_version,
+        outcome="routed" if routed else "held" if isinstance(decision, Held) else "refused",
+        pool=routed.pool if routed else None,
+        source=routed.source if routed else None,
+        queue=routed.queue if routed else None,
+        rule=decision.orders.rule if isinstance(decision, Routed) else decision.rule,
+        reason="; ".join(routed.reasons) if routed else decision.reason,  # type: ignore[union-attr]  # Held and Refused both have one
+        body=body,
+    )
