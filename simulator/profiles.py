@@ -1,4 +1,4 @@
-"""The four providers everybody gets, and the domains each serves.
+"""The four providers everybody gets, a relay, and the domains each serves.
 
 Figures are small on purpose (a demo must meet limits within a minute); their proportions follow what
 the real ones publish: Gmail's tolerant size and strict rate, Outlook's smaller one, Yahoo's twenty
@@ -14,6 +14,8 @@ PROFILES: dict[str, Behaviour] = {
     "outlook": Behaviour(connections=50, per_connection=0, unknown=0.01, full=0.002),
     "yahoo": Behaviour(connections=50, per_connection=20, unknown=0.01, full=0.002),
     "generic": Behaviour(connections=100, unknown=0.005, greylist=20.0),
+    # a smarthost: takes mail for everybody, the way out when a provider's own hosts fail
+    "relay": Behaviour(connections=200),
 }
 
 DOMAINS: dict[str, tuple[str, ...]] = {
@@ -21,6 +23,7 @@ DOMAINS: dict[str, tuple[str, ...]] = {
     "outlook": ("outlook.com", "hotmail.com", "live.com"),
     "yahoo": ("yahoo.com", "aol.com"),
     "generic": ("*",),
+    "relay": ("relay.example",),
 }
 
 HOSTS: dict[str, int] = {"gmail": 2, "outlook": 2, "yahoo": 2, "generic": 1}
