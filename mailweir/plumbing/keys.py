@@ -7,11 +7,12 @@ holds an address: recipients appear as keyed hashes only.
 from __future__ import annotations
 
 from mailweir.contracts.job import Bucket
+from mailweir.contracts.route import THROTTLED
+from mailweir.contracts.route import queue_name as queue_name  # part of this vocabulary
 
 # --- Celery -----------------------------------------------------------------------------------
 CELERY_PREFIX = "mwq:"
 INGRESS = "ingress"
-THROTTLED = ".throttled"
 
 BASE_QUEUES: tuple[str, ...] = (
     Bucket.TRANSACTIONAL,
@@ -20,12 +21,6 @@ BASE_QUEUES: tuple[str, ...] = (
     Bucket.BULK,
     Bucket.BULK + THROTTLED,
 )
-
-
-def queue_name(bucket: str, *, throttled: bool = False, region: str | None = None) -> str:
-    """The bucket queue: ``bulk``, ``bulk.throttled``, ``bulk.throttled@eu`` (S11, regions)."""
-    name = bucket + (THROTTLED if throttled and bucket != Bucket.TRANSACTIONAL else "")
-    return f"{name}@{region}" if region else name
 
 
 def bucket_queues(regions: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -55,8 +50,28 @@ FLEET = "mw:fleet:{queue}"  # hash: ten-second slot -> jobs finished
 
 
 def path_state(source: str, provider: str) -> str:
-    """Hash: live rate, breaker, probe lease of one path; written by the booking script only."""
+    """Hash: how one path does right now; written by workers/throttle/book.lua only.
+
+    Fields (absent: nothing known, closed, full rate): ``phase`` closed | open | back, ``until`` (open:
+    policy time of the next probe; half-open after it), ``back`` (time of the good probe: 180 s of 6
+    jobs a minute, then 10 % to 100 % in 900 s), ``rate`` (live rate, jobs/s; absent: the policy's),
+    ``hold`` (policy time before which the remote wants nothing), ``day``/``day_n`` and ``hour``/
+    ``hour_n`` (slot number, attempts in it). The rest is the scripts' own.
+    """
     return f"mw:path:{source}|{provider}"
+
+
+def probe_lease(source: str, provider: str) -> str:
+    """String with expiry: who probes a half-open path; one at a time."""
+    return f"mw:probe:{source}|{provider}"
+
+
+TOKENS_SINCE = "mw:tb:since"  # hash: epoch, since (policy time it was first seen: buckets empty then)
+
+
+def in_data(chunk_id: int) -> str:
+    """Hash: job id -> policy time at which its body was about to go out; gone when the chunk is done."""
+    return f"mw:indata:{chunk_id}"
 
 
 PATH_PREFIX = "mw:path:"
@@ -93,5 +108,9 @@ def replay_guard(scope: str, token: str) -> str:
     return f"mw:seen:{scope}:{token}"
 
 
-INGRESS_CLAIMED = "mw:ingress:claimed:{consumer}"  # list: messages a consumer has claimed, not yet committed
-INGRESS_CONSUMERS = "mw:ingress:consumers"  # hash: consumer -> lease end (real seconds, Redis' clock)
+INGRESS_CLAIMED = (
+    "mw:ingress:claimed:{consumer}"  # list: messages a consumer has claimed, not yet committed
+)
+INGRESS_CONSUMERS = (
+    "mw:ingress:consumers"  # hash: consumer -> lease end (real seconds, Redis' clock)
+)

@@ -1,0 +1,185 @@
+"""The throttle in memory: the scripts' oracle, and a worker's local share while Redis is away."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from workers.policy import adaptive, breaker, tokens
+from workers.policy.outcome import PathEvent
+from workers.throttle.layers import Ask, Layer
+from workers.throttle.types import Booking, Grant, places
+
+PROBE_LEASE = 60.0
+"""Real seconds a probe may take before another may go: a refused connection answers at once, a
+silent one within the transport's phase timeouts."""
+
+
+@dataclass(slots=True)
+class _Rate:
+    tokens: float
+    updated: float
+    place: float = 0.0
+
+
+@dataclass(slots=True)
+class _Path:
+    breaker: breaker.Breaker = field(default_factory=breaker.Breaker)
+    live: adaptive.Live = field(default_factory=adaptive.Live)
+    hold: float = 0.0
+    probe: str | None = None
+    probe_until: float = 0.0
+
+
+class MemoryThrottle:
+    """One process' throttle. ``now`` gives policy seconds; buckets are empty at its creation."""
+
+    def __init__(
+        self,
+        now: Callable[[], float],
+        *,
+        speed: float = 1.0,
+        recounted: bool = True,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._now = now
+        self._speed = speed
+        self._chance = chance
+        self.recounted = recounted
+        self.since = now()
+        self._rates: dict[str, _Rate] = {}
+        self.counts: dict[str, int] = {}
+        self._paths: dict[str, _Path] = {}
+
+    async def take(self, asks: list[tuple[Ask, int]]) -> list[Grant]:
+        """See :class:`Limiter`."""
+        return [self._take(ask, count) for ask, count in asks]
+
+    async def give_back(self, grant: Grant, count: int) -> None:
+        """See :class:`Limiter`."""
+        path = self._path(grant.ask)
+        if path.probe == grant.token:
+            path.probe = None
+        for layer in grant.ask.layers:
+            if layer.kind == "count":
+                key = layer.slot_key(grant.at)
+                if key in self.counts:
+                    self.counts[key] -= count
+            elif layer.key in self._rates:
+                rate = self._rates[layer.key]
+                rate.tokens = min(layer.a, rate.tokens + count)
+
+    async def book(self, bookings: list[Booking]) -> None:
+        """See :class:`Limiter`."""
+        now = self._now()
+        for booking in bookings:
+            path = self._paths.setdefault(f"{booking.source}|{booking.provider}", _Path())
+            chance = self._chance()
+            for event, began in booking.events:
+                was = path.breaker
+                path.breaker = breaker.book(was, event, now, chance, began)
+                if was.phase is breaker.Phase.OPEN and path.breaker != was:
+                    path.probe = None
+                if event in (PathEvent.GOOD, PathEvent.SLOW):
+                    path.live = adaptive.book(
+                        path.live, booking.ceiling, slow=event is PathEvent.SLOW
+                    )
+            path.hold = max(path.hold, booking.hold)
+
+    def state(self, source: str, provider: str) -> tuple[breaker.Breaker, adaptive.Live]:
+        """A path's state, for tests."""
+        path = self._paths.get(f"{source}|{provider}", _Path())
+        return path.breaker, path.live
+
+    def _path(self, ask: Ask) -> _Path:
+        return self._paths.setdefault(f"{ask.source}|{ask.provider}", _Path())
+
+    def _take(self, ask: Ask, n: int) -> Grant:
+        now, token = self._now(), secrets.token_hex(8)
+        path = self._path(ask)
+        state = breaker.closed_when_done(path.breaker, now)
+        wait = path.hold if path.hold > now else None
+        probe = False
+        if state.phase is breaker.Phase.OPEN:
+            if not breaker.probing(state, now):
+                wait = max(wait or 0.0, state.until)
+            elif path.probe is not None and path.probe_until > now:
+                wait = max(wait or 0.0, now + tokens.AHEAD)
+            else:
+                probe = True
+        granted = 0 if wait is not None else min(n, 1) if probe else n
+        forms: list[tokens.Shape] = []
+        for layer in ask.layers:
+            form = self._form(layer, path, state, now)
+            forms.append(form)
+            if layer.kind == "count":
+                used = self.counts.get(layer.slot_key(now), 0)
+                granted = min(granted, max(0, int(layer.a) - used) if self.recounted else 0)
+            else:
+                granted = min(granted, tokens.whole(self._refill(layer, form, now).tokens))
+        binding, available = self._spend(ask, forms, granted, now, wait)
+        if probe and granted == 1:
+            path.probe, path.probe_until = token, now + PROBE_LEASE * self._speed
+        if probe and granted < n:
+            binding = 0
+            available = max(available, now + tokens.AHEAD)
+        waiting: tuple[float, ...] = ()
+        if n > granted:
+            queue = binding if binding is not None else 0
+            if ask.layers[queue].kind == "count":
+                queue = 0
+            rate = self._rates[ask.layers[queue].key]
+            step, cap = 1.0 / forms[queue].rate, available + tokens.AHEAD
+            first = min(max(rate.place, available), cap)
+            rate.place = min(first + (n - granted) * step, cap)
+            waiting = places(first, step, cap, n - granted)
+        name = ask.layers[binding].name if binding is not None and n > granted else None
+        return Grant(
+            ask, granted, name, available, waiting, now, probe and granted == 1, token, True
+        )
+
+    def _spend(
+        self, ask: Ask, forms: list[tokens.Shape], granted: int, now: float, wait: float | None
+    ) -> tuple[int | None, float]:
+        """Take from every layer; the layer that frees last, and when."""
+        binding, available = None, now
+        for i, layer in enumerate(ask.layers):
+            free = now
+            if layer.kind == "count":
+                key = layer.slot_key(now)
+                if granted:
+                    self.counts[key] = self.counts.get(key, 0) + granted
+                if not self.recounted:
+                    free = now + self._speed
+                elif self.counts.get(key, 0) >= layer.a:
+                    free = (now // layer.b + 1) * layer.b
+            else:
+                rate = self._rates[layer.key]
+                rate.tokens -= granted
+                held = tokens.Bucket(rate.tokens, rate.updated)
+                free = max(now, tokens.available_at(held, forms[i], rate.updated))
+                if layer.kind == "path" and wait is not None:
+                    free = max(free, wait)
+            if free > available:
+                binding, available = i, free
+        return binding, available
+
+    def _refill(self, layer: Layer, form: tokens.Shape, now: float) -> _Rate:
+        rate = self._rates.setdefault(layer.key, _Rate(0.0, self.since))
+        rate.tokens, rate.updated = tokens.refill(
+            tokens.Bucket(rate.tokens, rate.updated), form, now
+        )
+        return rate
+
+    def _form(self, layer: Layer, path: _Path, state: breaker.Breaker, now: float) -> tokens.Shape:
+        if layer.kind != "path":
+            return tokens.Shape(layer.a, layer.b)
+        if breaker.trickling(state, now):
+            form = tokens.Shape(1.0, min(layer.b, breaker.TRICKLE))
+        else:
+            share = breaker.share(state, now) if state.phase is breaker.Phase.BACK else 1.0
+            form = tokens.Shape(max(1.0, float(int(layer.a * share))), layer.b * share)
+        live = path.live.rate
+        return form if live is None else tokens.Shape(form.depth, min(form.rate, live))
