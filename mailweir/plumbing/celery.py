@@ -168,8 +168,10 @@ def strategy(task: Task, app: Celery, consumer: Any) -> Callable[..., Any]:
             and isinstance(headers.get("id"), str)
         ):
             raise InvalidTaskError("args, kwargs, embed or id have the wrong type")
-        if headers.get("eta") or headers.get("expires") or any(headers.get("timelimit") or ()):
-            raise InvalidTaskError("a task message must not carry eta, expires or timelimit")
+        if headers.get("eta") or headers.get("expires"):
+            raise InvalidTaskError("a task message must not carry eta or expires")
+        if headers.get("timelimit") not in (None, [None, None]):
+            raise InvalidTaskError("a task message must not carry a time limit")
         return handle(message, body, *rest)
 
     return checked

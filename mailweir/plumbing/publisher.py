@@ -265,13 +265,14 @@ class _AmqpLine:
                 timeout=self._settings.broker.socket_timeout,
             )
             answer.raise_for_status()
-            counts = msgspec.json.decode(answer.content, type=list[dict[str, int]])
+            # a queue without statistics yet comes as an empty list, Erlang's empty object
+            rows = msgspec.json.decode(answer.content, type=list[dict[str, int] | list[int]])
         except (httpx.HTTPError, msgspec.DecodeError) as error:
             raise BrokerUnavailable(
                 f"RabbitMQ's management API gave no answer: {type(error).__name__}; "
                 "set broker.management"
             ) from None
-        return sum(row.get("messages_unacknowledged", 0) for row in counts)
+        return sum(row.get("messages_unacknowledged", 0) for row in rows if isinstance(row, dict))
 
     def _default_api(self) -> str:
         broker = self._connection
