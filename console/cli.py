@@ -8,6 +8,9 @@ import typer
 
 # Each module has ``register(app: typer.Typer) -> None`` and imports what is heavy inside its functions.
 COMMANDS: tuple[str, ...] = (
+    "flower",
+    "look",
+    "simulator",
     "run",
     "up",
 )

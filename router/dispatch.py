@@ -20,9 +20,9 @@ from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.publisher import Publisher, PublishFailed
 from mailweir.plumbing.settings import RouterSettings
 from mailweir.spool.store import DecisionRow, Dispatch, Move, Pick, Spool
-from router.policy import route
 from router.policy.compiled import CompiledPolicy
 from router.policy.context import Context, RecipientRoom, RouterState
+from router.policy.decide import route_many
 from router.policy.record import record
 from router.recipients import MOST_HELD, RecipientLimit, Want
 from suppression.guard import Ask, Guard
@@ -95,9 +95,8 @@ class Dispatcher:
             if not batch.jobs:
                 return tally
             tally.claimed = len(batch.jobs)
-            now = self._clock.now()
-            decided = self._decide(batch.jobs, inputs, now, tally)
-            dispatches, moves, rows = self._carry_out(bucket, decided, inputs, now, room, tally)
+            context, decided = self._decide(batch.jobs, inputs, self._clock.now(), tally)
+            dispatches, moves, rows = self._carry_out(bucket, decided, context, room, tally)
             chunks = batch.settle(dispatches, moves, rows)
         tally.dispatched = sum(len(chunk.jobs) for chunk in chunks)
         try:
@@ -110,7 +109,7 @@ class Dispatcher:
 
     def _decide(
         self, jobs: Sequence[Job], inputs: Inputs, now: float, tally: Tally
-    ) -> list[tuple[Job, Decision]]:
+    ) -> tuple[Context, list[tuple[Job, Decision]]]:
         reasons = self._guard.check(
             [Ask(job.recipient, job.tenant, job.bucket, job.mail_from) for job in jobs]
         )
@@ -129,14 +128,12 @@ class Dispatcher:
             reachable=inputs.reachable,
             paused=inputs.snapshot.paused,
         )
-        decided = []
         for job in jobs:
             tally.claimed_by_lane[job.lane] += 1
             if job.state == State.HELD:
                 tally.throttled_by_lane[job.lane] += 1
-            decision, self._state = route(job, context, self._state)
-            decided.append((job, decision))
-        return decided
+        decisions, self._state = route_many(jobs, context, self._state)
+        return context, list(zip(jobs, decisions, strict=True))
 
     def _rooms(
         self,
@@ -169,8 +166,7 @@ class Dispatcher:
         self,
         bucket: Bucket,
         decided: Sequence[tuple[Job, Decision]],
-        inputs: Inputs,
-        now: float,
+        context: Context,
         room: Callable[[str], int],
         tally: Tally,
     ) -> tuple[list[Dispatch], list[Move], list[DecisionRow]]:
@@ -178,8 +174,6 @@ class Dispatcher:
         moves: list[Move] = []
         rows: list[DecisionRow] = []
         ids = iter(new_ids(2 * len(decided)))
-        version = f"{inputs.snapshot.version}.{inputs.fast.version}"
-        policy_version = inputs.policy.policy.version
         for job, decision in decided:
             if isinstance(decision, Routed):
                 if tally.by_queue[decision.queue] >= room(decision.queue):
@@ -194,7 +188,7 @@ class Dispatcher:
             else:
                 tally.ended += 1
                 moves.append(_ending(job, decision))
-            rows.append(_row(next(ids), job, decision, now, version, policy_version))
+            rows.append(_row(next(ids), job, decision, context))
         size = (
             self._settings.chunk_transactional
             if bucket is Bucket.TRANSACTIONAL
@@ -233,22 +227,24 @@ def _ending(job: Job, decision: Refused) -> Move:
     return Move(job.id, state, None, text)
 
 
-def _row(
-    row_id: int, job: Job, decision: Decision, now: float, snapshot: str, policy_version: int
-) -> DecisionRow:
-    body = msgspec.json.encode(record(decision)).decode()
+def _row(row_id: int, job: Job, decision: Decision, context: Context) -> DecisionRow:
     routed = decision if isinstance(decision, Routed) else None
+    if isinstance(decision, Routed):
+        rule, reason, outcome = decision.orders.rule, "; ".join(decision.reasons), "routed"
+    else:
+        rule, reason = decision.rule, decision.reason
+        outcome = "held" if isinstance(decision, Held) else "refused"
     return DecisionRow(
         id=row_id,
         job_id=job.id,
-        at=now,
-        snapshot=snapshot,
-        policy_version=policy_version,
-        outcome="routed" if routed else "held" if isinstance(decision, Held) else "refused",
+        at=context.now,
+        snapshot=f"{context.snapshot.version}.{context.fast.version}",
+        policy_version=context.policy.policy.version,
+        outcome=outcome,
         pool=routed.pool if routed else None,
         source=routed.source if routed else None,
         queue=routed.queue if routed else None,
-        rule=decision.orders.rule if isinstance(decision, Routed) else decision.rule,
-        reason="; ".join(routed.reasons) if routed else decision.reason,  # type: ignore[union-attr]  # Held and Refused both have one
-        body=body,
+        rule=rule,
+        reason=reason,
+        body=msgspec.json.encode(record(decision, context)).decode(),
     )

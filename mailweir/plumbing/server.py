@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import redis
 
@@ -141,6 +142,23 @@ def start(settings: Settings, *, timeout: float = 20.0) -> Server:
         server.stop()
         raise
     return server
+
+
+def become(settings: Settings) -> NoReturn:
+    """Turn this process into the private server: for a supervisor that wants the server's own pid.
+
+    Raises what :func:`start` raises before that point.
+    """
+    binary = find_server(settings)
+    directory = _private(server_directory(settings.data).absolute())
+    socket = socket_path(settings.data)
+    _private(socket.parent)
+    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    _take(lock, directory, 20.0)
+    conf = directory / "server.conf"
+    conf.write_text(_configuration(directory, socket))
+    os.set_inheritable(lock, True)
+    os.execv(binary, [str(binary), str(conf)])  # noqa: S606 - no shell, our own arguments
 
 
 def _take(lock: int, directory: Path, timeout: float) -> None:

@@ -1,0 +1,200 @@
+"""What operators ask, read once and answered as plain values: status, queues, one job's timeline."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+from redis.exceptions import RedisError
+
+from mailweir.contracts.ids import format_id
+from mailweir.contracts.job import Bucket, Job
+from mailweir.plumbing import keys
+from mailweir.plumbing.clock import Clock
+from mailweir.plumbing.database import Database
+from mailweir.plumbing.publisher import BrokerUnavailable, Publisher
+from mailweir.plumbing.redis import connect
+from mailweir.plumbing.settings import Settings
+from mailweir.plumbing.telemetry import mask_address
+from mailweir.spool.store import Spool
+from router.window import Windows
+
+WORKER_GONE = 15.0  # real seconds without a heartbeat
+
+
+class QueueRow(msgspec.Struct):
+    """One bucket queue: what Flower shows, and what it stands for."""
+
+    queue: str
+    chunks: int | None  # messages in the broker; None: the broker does not answer
+    window: int  # jobs dispatched and not yet taken
+    per_second: float  # jobs its fleet finished lately, per real second
+
+
+class BucketRow(msgspec.Struct):
+    """One bucket: what waits in the spool."""
+
+    bucket: str
+    due: int
+    later: int
+    oldest_seconds: float  # policy seconds the oldest due job has waited
+    backlog_seconds: float | None  # due jobs over the current rate; None while nothing moves
+    states: dict[str, int]
+
+
+class Queues(msgspec.Struct):
+    """Queue depth with estimated delivery time."""
+
+    queues: list[QueueRow]
+    buckets: list[BucketRow]
+
+
+class Reader:
+    """Opens what it needs once; close it."""
+
+    def __init__(self, settings: Settings, clock: Clock, database: Database) -> None:
+        self._settings = settings
+        self._clock = clock
+        self.database = database
+        self.spool = Spool(database)
+        self.redis = connect(settings)
+        self._publisher = Publisher(settings)
+        self._windows = Windows(self.redis, settings.router.window_min, settings.router.window_max)
+
+    def close(self) -> None:
+        """Close connections."""
+        self._publisher.close()
+        self.redis.close()
+
+    def now(self) -> float:
+        """Policy seconds."""
+        return self._clock.now()
+
+    def queues(self) -> Queues:
+        """Every bucket queue and bucket."""
+        regions = (self._settings.region,) if self._settings.region else ()
+        names = keys.bucket_queues(regions)
+        try:
+            depths: dict[str, int | None] = dict(self._publisher.depths((*names, keys.INGRESS)))
+        except BrokerUnavailable:
+            depths = {}
+        window = self.spool.in_window()
+        finished = self._windows.finished(names)
+        counts = self.spool.counts()
+        now = self._clock.now()
+        buckets = []
+        for bucket in Bucket:
+            backlog = self.spool.waiting(bucket, now)
+            rate = sum(finished[q] for q in names if keys.queue_bucket(q) is bucket) / 10
+            buckets.append(
+                BucketRow(
+                    bucket=bucket,
+                    due=backlog.due,
+                    later=backlog.later,
+                    oldest_seconds=round(max(0.0, now - (backlog.oldest_due or now)), 1),
+                    backlog_seconds=(
+                        0.0 if not backlog.due else round(backlog.due / rate, 1) if rate else None
+                    ),
+                    states=counts.get(bucket, {}),
+                )
+            )
+        rows = [
+            QueueRow(name, depths.get(name), window.get(name, 0), round(finished[name] / 10, 1))
+            for name in names
+        ]
+        rows.append(QueueRow(keys.INGRESS, depths.get(keys.INGRESS), 0, 0.0))
+        return Queues(rows, buckets)
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Workers heard of lately."""
+        try:
+            beats = self.redis.hgetall(keys.WORKERS)
+        except RedisError:
+            return []
+        real = time.time()
+        rows = []
+        for name, body in beats.items():
+            beat = msgspec.json.decode(body)
+            age = real - float(beat.get("at", 0))
+            if age < WORKER_GONE:
+                rows.append({"name": _text(name), "age_seconds": round(age, 1), **beat})
+        return sorted(rows, key=lambda row: row["name"])
+
+    def status(self) -> dict[str, Any]:
+        """Health of the parts, jobs by state, workers."""
+        try:
+            epoch = self.redis.get(keys.EPOCH)
+            state = "ok" if epoch else "no epoch: counts are being rebuilt"
+        except RedisError as error:
+            state = f"unavailable: {type(error).__name__}"
+        queues = self.queues()
+        return {
+            "spool": self.database.dialect_name,
+            "redis": state,
+            "broker": "ok" if queues.queues[0].chunks is not None else "unavailable",
+            "workers": self.workers(),
+            "buckets": msgspec.to_builtins(queues.buckets),
+            "policy_time": self._clock.now(),
+        }
+
+    def trace(self, job: Job) -> dict[str, Any]:
+        """Everything known of one job, oldest first. The recipient is masked."""
+        entries: list[dict[str, Any]] = [
+            {"at": job.accepted_at, "what": "accepted", "text": f"bucket {job.bucket}"}
+        ]
+        for row in self.spool.decisions_of(job.id):
+            to = f"{row.pool}/{row.source} in {row.queue}" if row.outcome == "routed" else ""
+            entries.append(
+                {
+                    "at": row.at,
+                    "what": row.outcome,
+                    "text": " ".join(filter(None, (to, row.reason))),
+                    "rule": row.rule,
+                    "snapshot": row.snapshot,
+                    "policy": row.policy_version,
+                    "decision": msgspec.json.decode(row.body) if row.body else None,
+                }
+            )
+        for attempt in self.spool.attempts_of(job.id):
+            entries.append(
+                {
+                    "at": attempt.at,
+                    "what": attempt.outcome,
+                    "text": f"attempt {attempt.number} by {attempt.source} to {attempt.host}: "
+                    f"{attempt.reply or attempt.stage}",
+                    "category": attempt.category,
+                    "stage": attempt.stage,
+                    "layer": attempt.layer,
+                    "seconds": round(attempt.seconds, 4),
+                    "conversation": (
+                        msgspec.json.decode(attempt.conversation) if attempt.conversation else None
+                    ),
+                }
+            )
+        for event in self.spool.feedback_of(job.id):
+            entries.append(
+                {
+                    "at": event.occurred_at,
+                    "what": event.type,
+                    "text": f"reported by {event.provider}: {event.reply or event.category or ''}",
+                }
+            )
+        entries.sort(key=lambda entry: entry["at"])
+        return {
+            "id": format_id(job.id),
+            "message": format_id(job.message_id),
+            "state": job.state,
+            "reason": job.reason,
+            "tenant": job.tenant,
+            "bucket": job.bucket,
+            "priority": job.priority,
+            "recipient": mask_address(job.recipient),
+            "due_at": job.due_at,
+            "attempts": job.attempts,
+            "timeline": entries,
+        }
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
