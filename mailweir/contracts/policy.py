@@ -90,13 +90,19 @@ class Pool(msgspec.Struct, frozen=True, omit_defaults=True):
     region: str | None = None
     limits: dict[str, Throttle] = msgspec.field(default_factory=dict)  # provider -> pool's ceiling
     sticky: bool = True  # S16
+    sub_pool: int | None = None  # sources a high-volume domain keeps to; None: all of the pool
+    buckets: tuple[str, ...] = ()  # buckets its sources serve; empty: what can reach the pool
 
 
-class Share(msgspec.Struct, frozen=True):
-    """One arm of a weighted choice between pools."""
+class Share(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One arm of a weighted choice between pools, or (A/B) between sources and relays of pools."""
 
     pool: str
-    weight: int
+    weight: int  # 0-100; 0 takes nothing by weight and is only a fallback of its siblings
+    source: str | None = None  # this source or relay of the pool only (splits)
+    to: int | None = None  # weight at the end of a gradual shift
+    shift_start: float = 0.0  # Unix seconds
+    shift_seconds: float = 0.0
 
 
 class Window(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -188,6 +194,7 @@ class Affinity(msgspec.Struct, frozen=True, omit_defaults=True):
     tenant: str | None = None
     api_key: str | None = None
     failover: tuple[str, ...] = ()
+    buckets: tuple[str, ...] = ()  # only for these; empty: every bucket the pool may serve
 
 
 class SendingDomain(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -198,6 +205,7 @@ class SendingDomain(msgspec.Struct, frozen=True, omit_defaults=True):
     bounce_domain: str | None = None
     spf: str | None = None
     dmarc: str | None = None
+    dkim_record: str | None = None  # name of the DKIM record DNS must hold (S72)
 
 
 class DkimKey(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -6,6 +6,14 @@ import msgspec
 
 from mailweir.contracts.job import Bucket
 
+THROTTLED = ".throttled"
+
+
+def queue_name(bucket: str, *, throttled: bool = False, region: str | None = None) -> str:
+    """The bucket queue: ``bulk``, ``bulk.throttled``, ``bulk.throttled@eu`` (S11, regions)."""
+    name = bucket + (THROTTLED if throttled and bucket != Bucket.TRANSACTIONAL else "")
+    return f"{name}@{region}" if region else name
+
 
 class Orders(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the matched rule asks of the worker beyond the source; rides with the job's row."""
@@ -20,6 +28,8 @@ class Orders(msgspec.Struct, frozen=True, omit_defaults=True):
     rate: str | None = None  # rule's own throttle, e.g. "100/min"
     archive: str | None = None  # address that gets a copy
     relay: str | None = None  # fallback relay used in place of the pool's sources
+    priority: int | None = None  # the rule's priority, kept when the job comes back
+    arm: str = ""  # A/B arm that was drawn, "split/pool" or "split/pool/source" (S20)
 
 
 class Rejected(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -1,0 +1,98 @@
+"""The working copy of a batch: the state being changed, and what is looked up once per batch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mailweir.contracts.policy import Share
+from router.policy import shares
+from router.policy.context import Context, RouterState
+from router.policy.eligibility import Look
+from router.policy.wanted import weight_at
+
+
+class Drawn(NamedTuple):
+    """A drawn arm; ``key`` and ``turn`` are written back only if the job is routed."""
+
+    arm: int  # its place among the shares
+    key: str
+    turn: shares.Turn | None
+
+
+class Draft:
+    """Mutable inside one batch only. :meth:`close` gives the state for the next."""
+
+    def __init__(self, context: Context, state: RouterState) -> None:
+        self.context = context
+        self.turns = dict(state.turns)
+        self.credits = dict(state.credits)
+        self.ramps = dict(state.ramps)
+        same = state.fast_version == context.fast.version
+        self.used: dict[str, int] = dict(state.used) if same else {}
+        self.paused = {
+            subject: until
+            for subject, until in {**context.snapshot.paused, **context.paused}.items()
+            if until > context.now
+        }
+        self.look = Look(
+            context.policy.policy.thresholds,
+            context.fast.paths,
+            self.used,
+            self.ramps,
+            self.paused,
+            context.reachable,
+            context.policy.policy,
+        )
+        self._weights: dict[str, tuple[tuple[int, ...], str]] = {}
+        self._down: dict[str, bool] = {}
+
+    def close(self) -> RouterState:
+        """The state after the batch."""
+        return RouterState(
+            self.context.fast.version, self.turns, self.credits, self.used, self.ramps
+        )
+
+    def draw(self, key: str, arms: tuple[Share, ...]) -> Drawn:
+        """Which arm's turn it is; nothing is charged yet."""
+        if len(arms) == 1:
+            return Drawn(0, "", None)
+        known = self._weights.get(key)
+        if known is None:
+            now = self.context.now
+            weights = tuple(weight_at(arm, now) for arm in arms)
+            names = "/".join(
+                f"{a.pool}:{a.source or ''}={w}" for a, w in zip(arms, weights, strict=True)
+            )
+            known = self._weights[key] = (weights, f"{key}|{names}")
+        weights, turn_key = known
+        turn = self.turns.get(turn_key)
+        if turn is None:
+            if sum(weights) == 0:
+                return Drawn(0, "", None)  # every arm is a fallback of the first
+            turn = shares.begin(weights)
+        index, after = shares.draw(turn, weights)
+        return Drawn(index, turn_key, after)
+
+    def charge(self, drawn: Drawn) -> None:
+        """The drawn arm has had its turn."""
+        if drawn.turn is not None:
+            self.turns[drawn.key] = drawn.turn
+
+    def provider_down(self, provider: str) -> bool:
+        """S35: all our own sources that lately spoke to a provider (two at least) have their breaker
+        open there. Then it is the provider, and own sources do not shift among themselves."""
+        down = self._down.get(provider)
+        if down is None:
+            sources = self.context.policy.sources
+            seen = open_ = 0
+            for name, path in self._paths_to(provider):
+                if name in sources and sources[name].own:
+                    seen += 1
+                    open_ += path != "closed"
+            down = self._down[provider] = seen >= 2 and seen == open_
+        return down
+
+    def _paths_to(self, provider: str) -> list[tuple[str, str]]:
+        fast = self.context.fast.paths
+        end = f"|{provider}"
+        return [(key[: -len(end)], p.breaker) for key, p in fast.items() if key.endswith(end)]

@@ -1,0 +1,61 @@
+"""The decision record: what was decided, from which inputs, and who lost for which reason.
+
+Compact: losing candidates are grouped by reason, and only those that were asked before the winner are
+named; :func:`router.policy.explain.explain` expands a record to every candidate.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mailweir.contracts.route import Decision, Held, Refused, Rejected, Routed
+from router.policy.context import Context
+
+
+def group(rejected: tuple[Rejected, ...]) -> dict[str, list[str]]:
+    """reason -> ["pool/source", ...], in the order they were asked."""
+    out: dict[str, list[str]] = {}
+    for loser in rejected:
+        out.setdefault(loser.why, []).append(f"{loser.pool}/{loser.source}")
+    return out
+
+
+def record(decision: Decision, context: Context) -> dict[str, Any]:
+    """The body of a ``decisions`` row (JSON): inputs' versions, choice, reasons, losers.
+
+    Holds no address: a decision never depends on more of it than its domain, provider and hash.
+    """
+    body: dict[str, Any] = {
+        "at": context.now,
+        "snapshot": f"{context.snapshot.version}.{context.fast.version}",
+        "policy": context.policy.policy.version,
+    }
+    match decision:
+        case Routed():
+            body.update(
+                outcome="routed",
+                queue=decision.queue,
+                pool=decision.pool,
+                source=decision.source,
+                provider=decision.provider,
+                rule=decision.orders.rule,
+                score=round(decision.score, 4),
+                precedence=decision.precedence,
+                reasons=list(decision.reasons),
+            )
+            if decision.orders.arm:
+                body["arm"] = decision.orders.arm
+            if decision.rejected:
+                body["lost"] = group(decision.rejected)
+        case Held():
+            body.update(outcome="held", until=decision.until, reason=decision.reason)
+            if decision.rule:
+                body["rule"] = decision.rule
+            if decision.rejected:
+                body["lost"] = group(decision.rejected)
+        case Refused():
+            outcome = "expired" if decision.reason == "expired" else "refused"
+            body.update(outcome=outcome, reason=decision.reason, detail=decision.detail)
+            if decision.rule:
+                body["rule"] = decision.rule
+    return body
