@@ -48,7 +48,8 @@ MOVES: dict[State, frozenset[State]] = {
     _S.DUE: frozenset(
         {_S.HELD, _S.DISPATCHED, _S.REFUSED, _S.CANCELLED, _S.EXPIRED, _S.DEAD_LETTER}
     ),
-    _S.DISPATCHED: frozenset({_S.SENDING, _S.DUE, _S.CANCELLED, _S.DEAD_LETTER}),
+    # EXPIRED: its time passed while it waited in the bucket queue
+    _S.DISPATCHED: frozenset({_S.SENDING, _S.DUE, _S.CANCELLED, _S.EXPIRED, _S.DEAD_LETTER}),
     _S.SENDING: frozenset(
         {
             _S.SENT,

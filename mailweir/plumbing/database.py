@@ -1,0 +1,274 @@
+"""The SQL database: one PostgreSQL server, or one SQLite file shared by the processes of a machine.
+
+SQLite: every write transaction is BEGIN IMMEDIATE under an advisory lock on ``FILE.lock``. SQLite's own
+busy handler sleeps and polls, so that a busy writer starves the others; the kernel queues the waiters
+of a lock in order. Reads use an engine of their own that never begins a write transaction.
+PostgreSQL: plain transactions, binary results, statements prepared at first use.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import sqlalchemy
+from psycopg.pq import Format
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import QueuePool
+
+from mailweir.plumbing.settings import DatabaseSettings, Settings
+
+_MIGRATION_LOCK = 0x6D77_5350  # pg_advisory_xact_lock: only one process migrates
+_PAGE_SIZE = 8192  # bytes: a 10 KiB body needs one overflow page less than with 4,096
+_CHECKPOINT_PAGES = 2000  # 16 MiB of WAL: about every tenth commit of 100 bodies pays a checkpoint
+
+
+class DatabaseUnavailable(Exception):
+    """The database cannot be reached, is locked or full. Nothing was written; try again later."""
+
+    retryable = True
+
+
+class Deadlock(DatabaseUnavailable):
+    """PostgreSQL ended this transaction in favour of another; at once repeatable."""
+
+
+class _BinaryCursor(psycopg.Cursor[Any]):
+    """Results in binary: a 10 KiB bytea as text would travel as 20 KiB of hex."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.format = Format.BINARY
+
+
+class _FileLock:
+    """An exclusive flock between threads and processes; each holder has a descriptor of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._free: list[int] = []
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Wait for the lock, in the order of asking, and hold it."""
+        try:
+            descriptor = self._free.pop()
+        except IndexError:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            self._free.append(descriptor)
+
+    def forget(self) -> None:
+        """After a fork: the inherited descriptors share the parent's locks; open new ones."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the idle descriptors."""
+        while self._free:
+            os.close(self._free.pop())
+
+
+class Database:
+    """One database. Thread-safe, and safe to use after a fork (the child opens its own connections)."""
+
+    def __init__(self, url: str | URL, settings: DatabaseSettings | None = None) -> None:
+        settings = settings or DatabaseSettings.model_validate({})
+        parsed = make_url(url)
+        if parsed.drivername in ("postgresql", "postgres"):
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        self.dialect_name = parsed.get_backend_name()
+        self._lock: _FileLock | None = None
+        if self.dialect_name == "sqlite":
+            self._writer, self._reader = self._open_sqlite(parsed, settings)
+        elif self.dialect_name == "postgresql":
+            self._writer, self._reader = _open_postgresql(parsed, settings)
+        else:
+            raise ValueError(f"database.url: {self.dialect_name} is not sqlite or postgresql")
+        self.url = parsed.render_as_string(hide_password=True)
+        _after_fork(self)
+
+    def _open_sqlite(self, url: URL, settings: DatabaseSettings) -> tuple[Engine, Engine]:
+        if url.database in (None, "", ":memory:"):
+            raise ValueError("database.url: SQLite needs a file; several processes share it")
+        path = Path(str(url.database))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # content is nobody else's to read
+        self._lock = _FileLock(path.with_name(path.name + ".lock"))
+        writer = _sqlite_engine(url, settings, query_only=False)
+        reader = _sqlite_engine(url, settings, query_only=True)
+
+        @event.listens_for(writer, "begin")
+        def _begin(conn: Connection) -> None:
+            # at once, not deferred: an upgrade from read to write fails without waiting
+            conn.exec_driver_sql("BEGIN IMMEDIATE")
+
+        return writer, reader
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection for reading; each statement sees what is committed when it starts.
+
+        Raises :class:`DatabaseUnavailable`."""
+        with _typed_errors(), self._reader.connect() as conn:
+            yield conn
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One write transaction: committed at the end of the block, rolled back by an exception.
+
+        Raises :class:`DatabaseUnavailable`; after it nothing of this transaction was written."""
+        with _typed_errors():
+            if self._lock is None:
+                with self._writer.connect() as conn:
+                    yield conn
+                    conn.commit()
+                return
+            with self._lock.held(), self._writer.begin() as conn:
+                yield conn
+
+    def now_real(self, conn: Connection) -> float:
+        """Real Unix seconds by the database's clock (SQLite runs on ours)."""
+        if self._lock is not None:
+            return time.time()
+        value = conn.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())::float8")
+        return float(value.scalar_one())
+
+    def close(self) -> None:
+        """Close every idle connection."""
+        self._writer.dispose()
+        self._reader.dispose()
+        if self._lock is not None:
+            self._lock.close()
+
+    def _forked(self) -> None:
+        self._writer.dispose(close=False)
+        self._reader.dispose(close=False)
+        if self._lock is not None:
+            self._lock.forget()
+
+    def __repr__(self) -> str:
+        return f"Database({self.url})"
+
+
+def _after_fork(database: Database) -> None:
+    reference = weakref.ref(database)
+
+    def in_child() -> None:
+        alive = reference()
+        if alive is not None:
+            alive._forked()
+
+    os.register_at_fork(after_in_child=in_child)
+
+
+@contextmanager
+def _typed_errors() -> Iterator[None]:
+    try:
+        yield
+    except (DBAPIError, sqlite3.OperationalError, psycopg.OperationalError, PoolTimeout) as error:
+        origin = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(
+            origin, (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+        ):
+            raise Deadlock("deadlock: repeat the transaction") from error
+        if isinstance(origin, (sqlite3.OperationalError, psycopg.OperationalError, PoolTimeout)):
+            # the text of the driver, never the statement with its parameters (addresses)
+            raise DatabaseUnavailable(str(origin).strip()) from None
+        raise
+
+
+def _sqlite_engine(url: URL, settings: DatabaseSettings, *, query_only: bool) -> Engine:
+    engine = sqlalchemy.create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=settings.pool_size,
+        max_overflow=64,
+        hide_parameters=True,
+        connect_args={
+            "check_same_thread": False,
+            "timeout": settings.busy_timeout,
+            "isolation_level": None,  # no implicit BEGIN of the driver: ours are explicit
+            "cached_statements": 256,
+        },
+    )
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: sqlite3.Connection, _: object) -> None:
+        if not query_only:
+            connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")  # heeded by a new file only
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+        connection.execute(f"PRAGMA synchronous = {settings.synchronous}")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute(f"PRAGMA query_only = {'ON' if query_only else 'OFF'}")
+
+    return engine
+
+
+def _open_postgresql(url: URL, settings: DatabaseSettings) -> tuple[Engine, Engine]:
+    milliseconds = int(settings.statement_timeout * 1000)
+    engine = sqlalchemy.create_engine(
+        url,
+        pool_size=settings.pool_size,
+        max_overflow=64,
+        pool_timeout=settings.connect_timeout,
+        pool_pre_ping=False,
+        hide_parameters=True,
+        connect_args={
+            "connect_timeout": max(1, int(settings.connect_timeout)),
+            "cursor_factory": _BinaryCursor,
+            "prepare_threshold": 1,
+            "options": f"-c statement_timeout={milliseconds} -c jit=off",
+        },
+    )
+    return engine, engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def open_database(settings: Settings) -> Database:
+    """The database of these settings, reached once to be sure. Raises :class:`DatabaseUnavailable`."""
+    url = settings.database.url or URL.create(
+        "sqlite", database=str(settings.data.absolute() / "spool.db")
+    )
+    database = Database(url, settings.database)
+    with database.read() as conn:
+        conn.exec_driver_sql("SELECT 1")
+    return database
+
+
+def schema_revision(database: Database) -> str | None:
+    """The revision this database is at; None before the first migration."""
+    with database.read() as conn:
+        if not sqlalchemy.inspect(conn).has_table("alembic_version"):
+            return None
+        found = conn.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    return None if found is None else str(found)
+
+
+def migrate(database: Database) -> None:
+    """Bring the tables to this release's revision; safe when several processes start together."""
+    from mailweir.spool import migrations
+
+    if schema_revision(database) == migrations.HEAD:
+        return
+    with database.write() as conn:
+        if database.dialect_name == "postgresql":
+            conn.exec_driver_sql("SET LOCAL statement_timeout = 0")
+            conn.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+        migrations.upgrade(conn)
+    with suppress(DatabaseUnavailable), database.write() as conn:
+        conn.exec_driver_sql("ANALYZE")

@@ -1,0 +1,160 @@
+"""What the reconciler does: free lost leases, find lost chunks, forget what was kept long enough."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.engine.interfaces import DBAPICursor
+
+from mailweir.contracts.lifecycle import State
+from mailweir.spool import statements as sql
+from mailweir.spool.base import Room
+from mailweir.spool.records import ExpiredLease
+
+PUBLISH_SKEW = 2.0
+"""Real seconds within which two routers may publish in another order than they committed. A chunk
+counts as overtaken only by one committed later than that."""
+
+KEEP_CHUNKS = 900.0
+"""Real seconds a closed chunk's row is kept: the proof that later chunks were taken."""
+
+_STEP = 100  # rows per write transaction while pruning: the write lock stays short
+
+
+class Reconciling(Room):
+    """The operations of the reconciler."""
+
+    def expired_leases(self, limit: int = 100) -> list[ExpiredLease]:
+        """Taken chunks whose lease ran out by the database's clock."""
+        with self.database.read() as conn:
+            now = self.database.now_real(conn)
+        chunks = self._read(sql.LEASES_EXPIRED, (now, limit))
+        if not chunks:
+            return []
+        jobs: dict[int, list[int]] = {}
+        ids = [self._ids(c[0] for c in chunks)]
+        for chunk_id, job_id in self._read(sql.JOBS_SENDING_IN, ids):
+            jobs.setdefault(chunk_id, []).append(job_id)
+        return [ExpiredLease(c, epoch, tuple(jobs.get(c, ()))) for c, epoch in chunks]
+
+    def free(
+        self,
+        chunk_id: int,
+        uncertain: dict[int, float | None],
+        due: Sequence[int],
+        now: float,
+        max_crashes: int,
+    ) -> int:
+        """End a lost lease: jobs marked in data become UNCERTAIN (with the given due time, or None to
+        leave them) and stay with their source, the others DUE at ``now``; a job that lost
+        ``max_crashes`` leases becomes a dead letter. How many jobs were freed.
+
+        Nothing happens when the worker renewed the lease meanwhile. A job of the chunk named in
+        neither keeps the lease open, so that the next look finds it."""
+
+        def work(conn: Connection, cursor: DBAPICursor) -> int:
+            real = self.database.now_real(conn)
+            if not self._run(cursor, sql.FENCE_OFF, (chunk_id, real)):
+                return 0
+            rows: list[tuple[Any, ...]] = []
+            again = set(due)
+            for job_id, crashes, source in self._rows(cursor, sql.CRASHED_JOBS, (chunk_id,)):
+                if job_id not in again and job_id not in uncertain:
+                    continue
+                if crashes + 1 >= max_crashes:
+                    reason = f"worker died {crashes + 1} times while sending it"
+                    rows.append((State.DEAD_LETTER.value, None, reason, None, now, job_id))
+                elif job_id in uncertain:
+                    when = uncertain[job_id]
+                    ended = now if when is None else None
+                    reason = "worker died after the content was sent"
+                    rows.append((State.UNCERTAIN.value, when, reason, source, ended, job_id))
+                else:
+                    reason = "worker died before the content was sent"
+                    rows.append((State.DUE.value, now, reason, None, None, job_id))
+            self._many(cursor, sql.FREE, rows)
+            self._run(cursor, sql.CHUNKS_DONE, (real, self._ids([chunk_id])))
+            return len(rows)
+
+        return self._write(work)
+
+    def lost_chunks(self, lost_after: float, empty_since: dict[str, float]) -> list[int]:
+        """Untaken chunks that are provably gone, oldest first: a later chunk of the queue was taken
+        over ``lost_after`` real seconds ago, or the queue has been empty that long (``empty_since``:
+        queue -> real time since which the broker's queue was seen empty, nothing unacknowledged).
+
+        A chunk that merely waits in a slow queue is not lost, however long."""
+        lost: list[int] = []
+        with self.database.read() as conn:
+            now = self.database.now_real(conn)
+        for (queue,) in self._read(sql.QUEUES_UNTAKEN, ()):
+            before: list[float] = []
+            latest = self._read(sql.LATEST_TAKEN, (queue, now - lost_after))[0][0]
+            if latest is not None:
+                before.append(latest - PUBLISH_SKEW)
+            empty = empty_since.get(queue)
+            if empty is not None and empty <= now - lost_after:
+                before.append(empty)
+            if before:
+                rows = self._read(sql.CHUNKS_UNTAKEN, (queue, max(before)))
+                lost += [r[0] for r in rows]
+        return sorted(lost)
+
+    def redispatch(self, chunk_ids: Sequence[int], now: float) -> int:
+        """Jobs of untaken chunks become DUE again, their chunks void; how many jobs.
+
+        Also the router's way back when publishing failed. A chunk taken meanwhile is left alone; a
+        void one that turns up later after all gives its worker nothing."""
+        if not chunk_ids:
+            return 0
+
+        def work(conn: Connection, cursor: DBAPICursor) -> int:
+            real = self.database.now_real(conn)
+            rows = self._rows(cursor, sql.CHUNKS_GIVE_UP, (real, self._ids(chunk_ids)))
+            if not rows:
+                return 0
+            given = self._ids(r[0] for r in rows)
+            return self._run(
+                cursor, sql.JOBS_DUE_AGAIN, (now, "lost on the way to a worker", given)
+            )
+
+        return self._write(work)
+
+    def prune(self, now: float, keep_content: float, keep_jobs: float, limit: int) -> int:
+        """Delete what has outlived its keeping (policy seconds after the last job ended), at most
+        about ``limit`` jobs and contents, in short transactions; how many rows of jobs, contents
+        and chunks."""
+        deleted = 0
+        deadline = now - keep_jobs
+        jobs = self._read(sql.JOBS_OUTLIVED, (deadline, limit))
+        for start in range(0, len(jobs), _STEP):
+            deleted += self._drop_jobs(jobs[start : start + _STEP], deadline, now)
+        left = limit - deleted
+        if left > 0:
+            until = now - keep_content
+            contents = [r[0] for r in self._read(sql.CONTENTS_OUTLIVED, (until, until, left))]
+            deleted += self._drop(sql.CONTENTS_DROP, contents)
+        with self.database.read() as conn:
+            real = self.database.now_real(conn)
+        chunks = [r[0] for r in self._read(sql.CHUNKS_OUTLIVED, (real - KEEP_CHUNKS, limit))]
+        return deleted + self._drop(sql.CHUNKS_DROP, chunks)
+
+    def _drop_jobs(self, jobs: list[tuple[Any, ...]], deadline: float, now: float) -> int:
+        ids = self._ids(r[0] for r in jobs)
+        messages = self._ids({r[1] for r in jobs})
+
+        def work(_: Connection, cursor: DBAPICursor) -> int:
+            for statement in (sql.DECISIONS_DROP, sql.ATTEMPTS_DROP, sql.FEEDBACK_DROP):
+                self._run(cursor, statement, [ids])
+            count = self._run(cursor, sql.JOBS_DROP, (ids, deadline))
+            # a message is also the memory of its idempotency key
+            self._run(cursor, sql.MESSAGES_DROP, (messages, now - self.idempotency_seconds))
+            return count
+
+        return self._write(work)
+
+    def _drop(self, statement: sql.Statement, ids: list[int]) -> int:
+        steps = [ids[start : start + _STEP] for start in range(0, len(ids), _STEP)]
+        return sum(self._write_one(statement, [self._ids(some)]) for some in steps)
