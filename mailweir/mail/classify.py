@@ -1,0 +1,190 @@
+"""What a reply means: category, class, who is to blame, whether and where to try again, what to suppress.
+
+Procedure: rules of particular providers, then words anyone may use, then a strong enhanced code, then a
+weak one, then the plain code and the stage. Text beats codes, because 5.7.1, 5.0.0, 5.1.0, 5.2.1, 4.7.0
+and 5.4.1 are used for everything. Rules are data with their sources (``data/rules_*.yaml``); the figures
+on real replies are in ``docs/classification.md``. Pure, bounded, never raises.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from mailweir.contracts.events import BounceClass, Classification, Suppress
+from mailweir.mail.classify_rules import Asked, CategoryRow, rules
+from mailweir.mail.providers import known_provider
+from mailweir.mail.reply import MAX_CHARS, Reply, code_of, enhanced_of, read, retry_hint
+
+__all__ = ["classify", "code_of", "enhanced_of"]
+
+PROVIDER, TEXT, STRONG, WEAK, PLAIN, STAGE = 0.95, 0.9, 0.8, 0.6, 0.5, 0.4
+"""Confidence by what decided."""
+
+DEFINITE = 0.7
+"""Below this a hard verdict asks for no suppression: it takes a second one a day later."""
+
+_GUESSED = frozenset({"recipient-rejected", "mail-action", "policy", "server"})
+_GUESS = 0.75
+
+
+def classify(
+    reply: str,
+    *,
+    provider: str | None = None,
+    stage: str | None = None,
+    first_contact: bool = False,
+) -> Classification:
+    """Classify a remote's reply, or the diagnostic text of a DSN.
+
+    ``provider``: any name of the mailbox provider, if known. ``stage``: connect, banner, ehlo, starttls, auth,
+    mail, rcpt, data, dot or dsn. ``first_contact``: this sender, recipient and source have not met, so a
+    bare 450 to RCPT is greylisting.
+    """
+    return _classify(reply[: 2 * MAX_CHARS], known_provider(provider), stage, first_contact)
+
+
+@lru_cache(maxsize=8192)
+def _classify(
+    text: str, provider: str | None, stage: str | None, first_contact: bool
+) -> Classification:
+    reply = read(text)
+    stage = (stage or reply.stage or "").lower() or None
+    if reply.code is not None and reply.code < 400:
+        return _answer("unknown", reply, 1.0, "success")
+    permanent = is_permanent(reply)
+    asked = Asked(reply.code, reply.enhanced, permanent, provider, stage)
+    rule = rules().first(reply.text, asked)
+    if rule is not None:
+        sure = PROVIDER if rule.providers or rule.enhanced else TEXT
+        sure = _GUESS if rule.id in _GUESSED else sure
+        if rule.id in _GUESSED:
+            coded = _by_strong_code(reply, permanent)
+            if coded is not None:
+                return coded
+        if rule.id == "recipient-rejected" and stage in ("data", "dot"):
+            return _answer("policy_block", reply, STAGE, "stage-dot")
+        return _answer(rule.category, reply, sure, rule.id, rule.retry_after, stage)
+    return _by_code(reply, permanent, stage, first_contact)
+
+
+def is_permanent(reply: Reply) -> bool:
+    """5yz, by the first digit of the code, which outranks the enhanced code where they disagree; a
+    reply without any code comes from a report of failure and counts as permanent."""
+    if reply.code is not None:
+        return reply.code >= 500
+    if reply.enhanced is not None:
+        return reply.enhanced[0] == "5"
+    return True
+
+
+def _by_strong_code(reply: Reply, permanent: bool) -> Classification | None:
+    if reply.enhanced is None:
+        return None
+    row = rules().codes.get(reply.enhanced[2:])
+    if row is None or row.weak:
+        return None
+    category = row.cat or (row.cat5 if permanent else row.cat4)
+    if category is None or category == "delivered":
+        return None
+    return _answer(category, reply, STRONG, f"enhanced-{reply.enhanced}")
+
+
+def _by_code(
+    reply: Reply, permanent: bool, stage: str | None, first_contact: bool
+) -> Classification:
+    coded = _by_strong_code(reply, permanent)
+    if coded is not None:
+        return coded
+    early = stage in ("connect", "banner", "ehlo", "helo", "starttls", "mail")
+    if reply.enhanced is not None and not (early and permanent):
+        row = rules().codes.get(reply.enhanced[2:])
+        category = (row.cat or (row.cat5 if permanent else row.cat4)) if row else None
+        if category is not None and category not in ("unknown", "delivered"):
+            return _answer(category, reply, WEAK, f"enhanced-{reply.enhanced}", None, stage)
+    plain = _PLAIN.get(reply.code or 0)
+    if plain is not None:
+        return _answer(plain, reply, PLAIN, f"code-{reply.code}", None, stage)
+    return _by_stage(reply, permanent, stage, first_contact)
+
+
+_PLAIN = {
+    454: "tls_required",
+    455: "protocol_error",
+    500: "protocol_error",
+    501: "protocol_error",
+    502: "protocol_error",
+    503: "protocol_error",
+    504: "protocol_error",
+    521: "invalid_domain",
+    523: "message_too_large",
+    525: "inactive_mailbox",
+    530: "relay_denied",
+    535: "relay_denied",
+    538: "relay_denied",
+    551: "invalid_recipient",
+    555: "protocol_error",
+    556: "invalid_domain",
+    571: "policy_block",
+}
+"""Basic codes that mean one thing (RFC 5321 4.2, RFC 7504, RFC 4954, RFC 3207)."""
+
+
+def _by_stage(
+    reply: Reply, permanent: bool, stage: str | None, first_contact: bool
+) -> Classification:
+    code = reply.code
+    if code is None and reply.enhanced is None:
+        return _answer("unknown", reply, STAGE, "nothing-known")
+    rule = f"stage-{stage or 'none'}"
+    if not permanent:
+        if code == 450 and first_contact and stage in ("rcpt", None):
+            return _answer("greylisted", reply, STAGE, rule)
+        if code == 421 and stage in ("connect", "banner", "ehlo", "helo", "mail"):
+            return _answer("rate_limited", reply, STAGE, rule)
+        return _answer("server_error", reply, STAGE, rule)
+    if stage in ("connect", "banner", "ehlo", "helo", "starttls", "mail", "data", "dot"):
+        if code == 552:
+            return _answer("message_too_large", reply, STAGE, rule)
+        if code == 553 and stage == "mail":
+            return _answer("sender_rejected", reply, STAGE, rule)
+        return _answer("policy_block", reply, STAGE, rule, None, stage)
+    if code == 552:
+        return _answer("mailbox_full", reply, STAGE, rule)
+    if stage == "rcpt" and code in (550, 553):
+        return _answer("invalid_recipient", reply, STAGE, rule)
+    if stage == "rcpt" and code == 554:
+        return _answer("policy_block", reply, STAGE, rule)
+    return _answer("unknown", reply, STAGE, rule)
+
+
+def _answer(
+    category: str,
+    reply: Reply,
+    confidence: float,
+    rule: str,
+    retry_after: float | None = None,
+    stage: str | None = None,
+) -> Classification:
+    row: CategoryRow = rules().categories[category]
+    permanent = is_permanent(reply)
+    early = stage in ("connect", "banner")
+    cls = row.cls
+    suppress = None
+    if cls == "hard" and (not permanent or early):
+        cls = "soft"
+    if row.suppress is not None and permanent and not early and confidence >= DEFINITE:
+        suppress = Suppress(row.suppress["scope"], row.suppress["days"])
+    retry = row.retry5 if permanent else row.retry4
+    if early and permanent and retry == "no":
+        retry = "other"  # a banner speaks of the host or of us, never of this mail
+    hint = retry_hint(reply.text)
+    return Classification(
+        category=category,
+        cls=BounceClass(cls),
+        blame=row.blame,
+        retry=retry,
+        suppress=suppress,
+        retry_after=(hint if hint is not None else retry_after) if retry != "no" else None,
+        confidence=confidence,
+        rule=rule,
+    )
