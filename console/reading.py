@@ -10,7 +10,8 @@ from redis.exceptions import RedisError
 
 from mailweir.contracts.ids import format_id
 from mailweir.contracts.job import Bucket, Job
-from mailweir.plumbing import keys
+from mailweir.contracts.snapshot import FastPath, PathState
+from mailweir.plumbing import keys, policies
 from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.database import Database
 from mailweir.plumbing.publisher import BrokerUnavailable, Publisher
@@ -18,6 +19,8 @@ from mailweir.plumbing.redis import connect
 from mailweir.plumbing.settings import Settings
 from mailweir.plumbing.telemetry import mask_address
 from mailweir.spool.store import Spool
+from router.fast import FastReader
+from router.snapshots import SnapshotReader
 from router.window import Windows
 
 WORKER_GONE = 15.0  # real seconds without a heartbeat
@@ -60,6 +63,8 @@ class Reader:
         self.spool = Spool(database)
         self.redis = connect(settings)
         self._publisher = Publisher(settings)
+        self._snapshots = SnapshotReader(self.redis)
+        self._fast = FastReader(self.redis, clock)
         self._windows = Windows(self.redis, settings.router.window_min, settings.router.window_max)
 
     def close(self) -> None:
@@ -138,6 +143,28 @@ class Reader:
             "policy_time": self._clock.now(),
         }
 
+    def paths(self) -> list[dict[str, Any]]:
+        """Every path of the snapshot in force, with its live state."""
+        snapshot, fast = self._snapshots.get(), self._fast.get()
+        names = {*snapshot.paths}
+        seen = {tuple(name.split("|")[:2]) for name in names}
+        rows = []
+        for name in sorted(names):
+            source, provider, bucket = name.split("|", 2)
+            state = snapshot.paths[name]
+            live = fast.path(source, provider)
+            rows.append(_path_row(source, provider, bucket, state, live))
+        for name in sorted(fast.paths):
+            source, _, provider = name.partition("|")
+            if (source, provider) not in seen:
+                state = snapshot.path(source, provider, "")
+                rows.append(_path_row(source, provider, "any", state, fast.paths[name]))
+        return rows
+
+    def policy(self) -> tuple[list[policies.Version], str]:
+        """History and text of the policy in force."""
+        return policies.history(self.database), policies.text_of(self.database)[1]
+
     def trace(self, job: Job) -> dict[str, Any]:
         """Everything known of one job, oldest first. The recipient is masked."""
         entries: list[dict[str, Any]] = [
@@ -194,6 +221,24 @@ class Reader:
             "attempts": job.attempts,
             "timeline": entries,
         }
+
+
+def _path_row(
+    source: str, provider: str, bucket: str, state: PathState, live: FastPath
+) -> dict[str, Any]:
+    return {
+        "source": source,
+        "provider": provider,
+        "bucket": bucket,
+        "state": state.state,
+        "score": state.score,
+        "weight": state.weight,
+        "cap_day": state.cap_day,
+        "breaker": live.breaker,
+        "rate": live.rate,
+        "used_day": live.used_day,
+        "reasons": list(state.reasons),
+    }
 
 
 def _text(value: Any) -> str:
