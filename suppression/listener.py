@@ -160,7 +160,7 @@ class SuppressionListener:
     def _note(self, tries: list[AttemptRow]) -> list[str]:
         """Feed the mass-bounce guard; providers whose guard has just begun to hold."""
         tripped = []
-        for row in tries:
+        for row in sorted(tries, key=lambda row: row.at):
             guard = self._guards.setdefault(row.provider, mass.ProviderGuard())
             held = guard.holds(row.at)
             guard.note(row.at, row.category in NO_USER and bool(row.suppress))

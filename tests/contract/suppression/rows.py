@@ -69,6 +69,9 @@ def attempt_row(job_id: int, **fields: Any) -> dict[str, Any]:
         "code": 250,
         "reply": "ok",
         "seconds": 0.1,
+        "category": None,
+        "blame": None,
+        "suppress": None,
     }
     return row | fields
 
