@@ -38,10 +38,11 @@ class Broken:
 class _Attempt:
     """One envelope on the wire."""
 
-    __slots__ = ("begun", "dot_sent", "envelope", "stage", "steps")
+    __slots__ = ("begun", "dot_sent", "envelope", "number", "stage", "steps")
 
-    def __init__(self, envelope: Envelope, begun: float) -> None:
+    def __init__(self, envelope: Envelope, begun: float, number: int) -> None:
         self.envelope = envelope
+        self.number = number  # 1 for the first of the connection
         self.begun = begun
         self.dot_sent = False
         self.stage = "mail"
@@ -103,7 +104,7 @@ class Mailer:
             if envelope is None:
                 return
             self._budget -= 1
-            attempt = _Attempt(envelope, self._clock())
+            attempt = _Attempt(envelope, self._clock(), self._connection.mails + 1)
             problem = self._cannot(envelope)
             if problem is not None:
                 self._settle(attempt, *problem)
@@ -266,9 +267,9 @@ class Mailer:
             (ms, way, hide(text, rcpt)) if way == "<" else (ms, way, text)
             for ms, way, text in attempt.steps
         ]
-        if connection.mails <= 1:
+        if attempt.number == 1:
             steps = connection.handshake.steps + steps
-        return conversation.encode(connection.name, connection.tls, connection.mails, steps)
+        return conversation.encode(connection.name, connection.tls, attempt.number, steps)
 
     def _settle(
         self,
