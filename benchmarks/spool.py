@@ -14,7 +14,9 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from mailweir.contracts.events import Attempt
 from mailweir.contracts.ids import new_id, new_ids
@@ -27,6 +29,9 @@ from mailweir.spool.store import DecisionRow, Dispatch, Outcome, Pick, Spool, Wo
 BODY = (b"From: a@s.test\r\nSubject: x\r\n\r\n" + b"The quick brown fox jumps.\r\n" * 400)[:10240]
 
 
+T = TypeVar("T")
+
+
 class Step:
     """Collects the time of one step."""
 
@@ -34,7 +39,7 @@ class Step:
         self.real = self.cpu = 0.0
         self.jobs = 0
 
-    def __call__(self, jobs: int, work: Callable[[], object]) -> object:
+    def __call__(self, jobs: int, work: Callable[[], T]) -> T:
         real, cpu = time.perf_counter(), time.process_time()
         value = work()
         self.real += time.perf_counter() - real
@@ -66,12 +71,11 @@ def run(spool: Spool, jobs: int, chunk: int) -> dict[str, Step]:
     messages = _messages(jobs, time.time())
     for start in range(0, jobs, 100):
         some = messages[start : start + 100]
-        steps["accept 100"](len(some), lambda some=some: spool.accept(some))
+        steps["accept 100"](len(some), partial(spool.accept, some))
     chunks: list[Chunk] = []
     orders = Orders(rule="default", provider="example")
     while True:
-        flows = steps["flows"](300, lambda: spool.flows(Bucket.BULK, time.time()))
-        assert isinstance(flows, list)
+        flows = steps["flows"](300, partial(spool.flows, Bucket.BULK, time.time()))
         if not flows:
             break
         picks = [Pick(flow, 300 // len(flows) + 1) for flow in flows]
@@ -93,17 +97,15 @@ def run(spool: Spool, jobs: int, chunk: int) -> dict[str, Step]:
                             "default", None, '{"rejected":[{"source":"ip2","why":"cap"}]}')
                 for i, d in zip(ids, new_ids(len(ids)), strict=True)
             ]  # fmt: skip
-            done = steps["settle"](len(ids), lambda: batch.settle(dispatches, [], decisions))
-            assert isinstance(done, list)
+            done = steps["settle"](len(ids), partial(batch.settle, dispatches, [], decisions))
             chunks += done
     for parcel in chunks:
         size = len(parcel.jobs)
-        works = steps["take 50"](size, lambda: spool.take(parcel, "w", 30.0, "e"))
-        assert isinstance(works, list)
+        works = steps["take 50"](size, partial(spool.take, parcel, "w", 30.0, "e"))
         assert len(works) == size
-        steps["contents 50"](size, lambda: spool.contents([w.content_id for w in works]))
+        steps["contents 50"](size, partial(spool.contents, [w.content_id for w in works]))
         outcomes = [_outcome(w, parcel) for w in works]
-        stale = steps["outcomes 50"](size, lambda: spool.outcomes(outcomes, [parcel.id]))
+        stale = steps["outcomes 50"](size, partial(spool.outcomes, outcomes, [parcel.id]))
         assert stale == set()
     return steps
 

@@ -135,8 +135,10 @@ class Database:
         with _typed_errors():
             if self._lock is None:
                 with self._writer.connect() as conn:
+                    conn.begin()  # named: a statement on the driver's cursor would not begin one
                     yield conn
-                    conn.commit()
+                    if conn.in_transaction():  # the block may have committed by itself
+                        conn.commit()
                 return
             with self._lock.held(), self._writer.begin() as conn:
                 yield conn
