@@ -18,6 +18,7 @@ import structlog
 from celery.concurrency.base import BasePool
 from celery.worker import state
 
+from mailweir.plumbing.beat import EVERY, Beat
 from mailweir.plumbing.celery import settings_of
 from workers.pool_hooks import HOOKS, Hooks, on_drain, on_loop_start, on_stopping
 from workers.pool_job import PoolJob, current_request
@@ -52,6 +53,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery ships no types
         self._tokens = itertools.count(1)
         self._slots = Slots(self.limit)
         self._loop: LoopThread | None = None
+        self._beat = Beat()
 
     # --- life -------------------------------------------------------------------------------
 
@@ -91,6 +93,14 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery ships no types
             except Exception:  # a failing hook must not keep the process from ending
                 log.exception("pool_stop_failed")
         loop.stop()
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Beat once a second, through both threads: neither the hub nor the loop may stand still."""
+        hub.call_repeatedly(EVERY, self._touch)
+
+    def _touch(self) -> None:
+        if self._loop is not None:
+            self._loop.soon(self._beat.touch)
 
     # --- tasks ------------------------------------------------------------------------------
 

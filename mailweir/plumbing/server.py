@@ -106,12 +106,8 @@ class Server:
         self.stop()
 
 
-def start(settings: Settings, *, timeout: float = 20.0) -> Server:
-    """Start the private server and wait until it answers.
-
-    Raises :class:`mailweir.plumbing.redis.ServerMissing`, :class:`ServerRunning`,
-    :class:`ServerStartFailed`. The server dies with the thread that called this.
-    """
+def _prepare(settings: Settings, timeout: float) -> tuple[list[str], int, Path, Path]:
+    """Command line, held lock, socket and log of the server of this data directory."""
     binary = find_server(settings)
     directory = _private(server_directory(settings.data).absolute())
     socket = socket_path(settings.data)
@@ -121,11 +117,33 @@ def start(settings: Settings, *, timeout: float = 20.0) -> Server:
         _take(lock, directory, timeout)
         conf = directory / "server.conf"
         conf.write_text(_configuration(directory, socket))
-        before_exec: Callable[[], None] | None = (
-            die_with_parent if sys.platform == "linux" else None
-        )
+    except BaseException:
+        os.close(lock)
+        raise
+    return [str(binary), str(conf)], lock, socket, directory / "server.log"
+
+
+def become(settings: Settings, *, timeout: float = 20.0) -> NoReturn:
+    """Replace this process by the private server, lock and all: what a supervisor runs.
+
+    Raises as :func:`start` does, before anything is replaced.
+    """
+    command, lock, _, _ = _prepare(settings, timeout)
+    os.set_inheritable(lock, True)
+    os.execv(command[0], command)  # noqa: S606 - no shell, our own arguments
+
+
+def start(settings: Settings, *, timeout: float = 20.0) -> Server:
+    """Start the private server and wait until it answers.
+
+    Raises :class:`mailweir.plumbing.redis.ServerMissing`, :class:`ServerRunning`,
+    :class:`ServerStartFailed`. The server dies with the thread that called this.
+    """
+    command, lock, socket, log = _prepare(settings, timeout)
+    before_exec: Callable[[], None] | None = die_with_parent if sys.platform == "linux" else None
+    try:
         process = subprocess.Popen(
-            [str(binary), str(conf)],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -135,30 +153,13 @@ def start(settings: Settings, *, timeout: float = 20.0) -> Server:
         )
     finally:
         os.close(lock)
-    server = Server(process, socket, directory / "server.log")
+    server = Server(process, socket, log)
     try:
         _wait_ready(server, timeout)
     except BaseException:
         server.stop()
         raise
     return server
-
-
-def become(settings: Settings) -> NoReturn:
-    """Turn this process into the private server: for a supervisor that wants the server's own pid.
-
-    Raises what :func:`start` raises before that point.
-    """
-    binary = find_server(settings)
-    directory = _private(server_directory(settings.data).absolute())
-    socket = socket_path(settings.data)
-    _private(socket.parent)
-    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    _take(lock, directory, 20.0)
-    conf = directory / "server.conf"
-    conf.write_text(_configuration(directory, socket))
-    os.set_inheritable(lock, True)
-    os.execv(binary, [str(binary), str(conf)])  # noqa: S606 - no shell, our own arguments
 
 
 def _take(lock: int, directory: Path, timeout: float) -> None:
