@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mailweir.contracts.job import Bucket
 from mailweir.contracts.policy import CATCH_ALL_POOL, Affinity, Policy, Pool, Share, Source
 from mailweir.contracts.snapshot import OTHER, PathState, Snapshot
-from router.policy.hashing import digest64
+from router.policy.hashing import seed_of
 from router.policy.isolation import serves
 from router.policy.rules import RuleIndex
 
@@ -50,7 +50,7 @@ class Candidate:
     weight: float  # base x snapshot weight x score^2
     path: PathState
     name: str
-    seed: int
+    node: tuple[int, float]  # seed, 1 / weight: its place in rendezvous hashing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +58,7 @@ class View:
     """The candidates of a pool toward a provider in a bucket, best known before any job is seen."""
 
     candidates: tuple[Candidate, ...]
+    nodes: tuple[tuple[int, float], ...]
     total: float  # sum of weights
     barred: tuple[str, ...]  # sources whose isolation forbids the bucket
 
@@ -76,7 +77,7 @@ class CompiledPolicy:
                 source.kind not in RELAY_KINDS,
                 source.region or "",
                 allowed[name],
-                digest64(name),
+                seed_of(name),
             )
             for name, source in policy.sources.items()
         }
@@ -168,10 +169,16 @@ class CompiledPolicy:
             path = snapshot.path(source.name, provider, bucket)
             weight = max(base * path.weight * path.score * path.score, 1e-9)
             region = source.region or compiled.pool.region or ""
+            node = (source.seed, 1.0 / weight)
             candidates.append(
-                Candidate(source, pool, region, base, weight, path, source.name, source.seed)
+                Candidate(source, pool, region, base, weight, path, source.name, node)
             )
-        return View(tuple(candidates), sum(c.weight for c in candidates), tuple(barred))
+        return View(
+            tuple(candidates),
+            tuple(c.node for c in candidates),
+            sum(c.weight for c in candidates),
+            tuple(barred),
+        )
 
 
 def _affinities(affinities: Iterable[Affinity], field: str) -> dict[str, tuple[Affinity, ...]]:

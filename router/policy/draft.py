@@ -44,7 +44,7 @@ class Draft:
             context.policy.policy,
         )
         self._weights: dict[str, tuple[tuple[int, ...], str]] = {}
-        self._down: dict[str, bool] = {}
+        self._down: frozenset[str] | None = None
 
     def close(self) -> RouterState:
         """The state after the batch."""
@@ -81,18 +81,23 @@ class Draft:
     def provider_down(self, provider: str) -> bool:
         """S35: all our own sources that lately spoke to a provider (two at least) have their breaker
         open there. Then it is the provider, and own sources do not shift among themselves."""
-        down = self._down.get(provider)
-        if down is None:
-            sources = self.context.policy.sources
-            seen = open_ = 0
-            for name, path in self._paths_to(provider):
-                if name in sources and sources[name].own:
-                    seen += 1
-                    open_ += path != "closed"
-            down = self._down[provider] = seen >= 2 and seen == open_
-        return down
+        if self._down is None:
+            self._down = self._providers_down()
+        return provider in self._down
 
-    def _paths_to(self, provider: str) -> list[tuple[str, str]]:
+    def _providers_down(self) -> frozenset[str]:
         fast = self.context.fast.paths
-        end = f"|{provider}"
-        return [(key[: -len(end)], p.breaker) for key, p in fast.items() if key.endswith(end)]
+        troubled = {key.partition("|")[2] for key, path in fast.items() if path.breaker != "closed"}
+        if not troubled:
+            return frozenset()
+        sources = self.context.policy.sources
+        breakers: dict[str, list[str]] = {}
+        for key, path in fast.items():
+            name, _, provider = key.partition("|")
+            if provider in troubled and name in sources and sources[name].own:
+                breakers.setdefault(provider, []).append(path.breaker)
+        return frozenset(
+            provider
+            for provider, states in breakers.items()
+            if len(states) >= 2 and "closed" not in states
+        )

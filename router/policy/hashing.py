@@ -7,10 +7,11 @@ uniform for key and node together. Removing or weakening one of n nodes moves on
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from math import log
 
 _MASK = (1 << 64) - 1
-_SCALE = 1.0 / (1 << 64)
+_LOG_SCALE = 64 * log(2)
 
 
 def digest64(text: str) -> int:
@@ -18,10 +19,15 @@ def digest64(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def distance(key: int, seed: int, weight: float) -> float:
-    """How far a node (its ``seed``, its ``weight`` above 0) is from a key; the nearest node wins."""
-    x = key ^ seed  # splitmix64's finalizer: every bit of both reaches every bit of the result
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _MASK
-    x ^= x >> 31
-    return -log((x + 0.5) * _SCALE) / weight
+def seed_of(name: str) -> int:
+    """A node's multiplier: odd, so that no bit of a key is lost."""
+    return digest64(name) | 1
+
+
+def distances(key: int, nodes: Iterable[tuple[int, float]]) -> list[float]:
+    """How far each node (its seed, 1 / its weight) is from a key (:func:`digest64`); least wins.
+
+    ``u`` is the key, already uniform, times the node's random odd multiplier modulo 2**64: one
+    multiplication a node, and two nodes' values are as unrelated as their multipliers.
+    """
+    return [(_LOG_SCALE - log(key * seed & _MASK | 1)) * inverse for seed, inverse in nodes]

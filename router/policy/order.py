@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from router.policy.compiled import Candidate, View
-from router.policy.hashing import digest64, distance
+from router.policy.hashing import digest64, distances
+
+_LAST = 1e12  # farther than any distance
 
 
 def sticky(
-    candidates: Sequence[Candidate], key: str, regions: Mapping[str, int]
-) -> list[Candidate]:
+    candidates: Sequence[Candidate],
+    nodes: Sequence[tuple[int, float]],
+    key: str,
+    regions: Mapping[str, int],
+) -> Iterator[Candidate]:
     """Nearest first by weighted rendezvous hash of ``key``; ``regions`` (region -> weight, empty: no
-    preference) multiply, and sources of a region without weight come last."""
-    if len(candidates) == 1:
-        return list(candidates)
-    hashed = digest64(key)
-    if not regions:
-        ranked = [(distance(hashed, c.seed, c.weight), i) for i, c in enumerate(candidates)]
-    else:
-        ranked = []
+    preference) multiply, and sources of a region without weight come last.
+
+    The order behind the nearest is worked out only for who asks further.
+    """
+    away = distances(digest64(key), nodes)
+    if regions:
         for i, c in enumerate(candidates):
             share = regions.get(c.region, 0)
-            away = distance(hashed, c.seed, c.weight * (share or 1) / 100)
-            ranked.append((away if share else away + 1e12, i))
-    ranked.sort()
-    return [candidates[i] for _, i in ranked]
+            away[i] = away[i] / share if share else away[i] + _LAST
+    first = away.index(min(away))
+    yield candidates[first]
+    rest = sorted((d, i) for i, d in enumerate(away) if i != first)
+    for _, i in rest:
+        yield candidates[i]
 
 
-def sub_pool(candidates: Sequence[Candidate], domain: str, size: int) -> Sequence[Candidate]:
-    """The sources a high-volume domain keeps to: the ``size`` nearest to the domain, then the others
-    (asked only when none of the sub-pool can take the job)."""
-    return sticky(candidates, "@" + domain, {})[:size]
+def by_hash(
+    view: View, recipient: str, domain: str, size: int | None, regions: Mapping[str, int]
+) -> Iterator[Candidate]:
+    """S16 for a high-volume domain: it keeps a sub-pool, the ``size`` sources nearest to it, and each
+    recipient keeps a source of those. The other sources follow, for when none of them can."""
+    if size is None or size >= len(view.candidates):
+        yield from sticky(view.candidates, view.nodes, recipient, regions)
+        return
+    by_domain = list(sticky(view.candidates, view.nodes, "@" + domain, {}))
+    for part in (by_domain[:size], by_domain[size:]):
+        yield from sticky(part, [c.node for c in part], recipient, regions)
 
 
 def round_robin(

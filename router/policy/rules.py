@@ -139,6 +139,19 @@ def _filing(match: Match) -> tuple[str, tuple[str, ...]]:
     return "", ()
 
 
+_READ: dict[str, Callable[[Facts], str]] = {
+    "recipient": lambda f: f.job.recipient.lower(),
+    "api_key": lambda f: (f.job.meta.api_key or "").lower(),
+    "domain": lambda f: f.domain,
+    "sending_domain": lambda f: f.sending_domain,
+    "campaign": lambda f: (f.job.meta.campaign or "").lower(),
+    "tenant": lambda f: f.job.tenant.lower(),
+    "provider": lambda f: f.provider,
+    "bucket": lambda f: f.job.bucket,
+}
+_Filed = dict[str, list[CompiledRule]]
+
+
 class RuleIndex:
     """All rules of a policy, ready to be asked. Immutable after construction."""
 
@@ -147,61 +160,39 @@ class RuleIndex:
         self.rules = tuple(
             CompiledRule(i, rule, compile_match(rule.match)) for i, rule in enumerate(ordered)
         )
-        self._filed: dict[str, dict[str, list[CompiledRule]]] = {}
+        filed: dict[str, _Filed] = {}
         self._rest: list[CompiledRule] = []
         for compiled in self.rules:
             field, values = _filing(compiled.rule.match)
             if not field:
                 self._rest.append(compiled)
             for value in dict.fromkeys(values):
-                self._filed.setdefault(field, {}).setdefault(value, []).append(compiled)
+                filed.setdefault(field, {}).setdefault(value, []).append(compiled)
+        self._suffixes = filed.pop("suffix", {})
+        self._tags = filed.pop("tag", {})
+        self._plain = tuple((_READ[field], by_value) for field, by_value in filed.items())
 
     def first(self, facts: Facts) -> Rule | None:
         """The matching rule with the lowest number, or None."""
-        found: Rule | None = None
+        lists = [found for read, by_value in self._plain if (found := by_value.get(read(facts)))]
+        if self._tags:
+            for tag in facts.job.meta.tags:
+                if found := self._tags.get(tag.lower()):
+                    lists.append(found)
+        if self._suffixes:
+            end = facts.domain
+            while end:
+                if found := self._suffixes.get(end):
+                    lists.append(found)
+                end = end.partition(".")[2]
+        lists.append(self._rest)
+        winner: Rule | None = None
         best = len(self.rules)
-        for rules in self._lists(facts):
-            for compiled in rules:
-                if compiled.order >= best:
+        for rules in lists:
+            for order, rule, test in rules:
+                if order >= best:
                     break
-                if compiled.test(facts):
-                    best, found = compiled.order, compiled.rule
+                if test(facts):
+                    best, winner = order, rule
                     break
-        return found
-
-    def _lists(self, facts: Facts) -> Iterator[list[CompiledRule]]:
-        for field, by_value in self._filed.items():
-            if field == "suffix":
-                end = facts.domain
-                while end:
-                    if rules := by_value.get(end):
-                        yield rules
-                    end = end.partition(".")[2]
-            elif field == "tag":
-                for tag in facts.job.meta.tags:
-                    if rules := by_value.get(tag.lower()):
-                        yield rules
-            elif rules := by_value.get(_value(field, facts)):
-                yield rules
-        yield self._rest
-
-
-def _value(field: str, facts: Facts) -> str:
-    """The job's value of a filed field."""
-    match field:
-        case "recipient":
-            return facts.job.recipient.lower()
-        case "api_key":
-            return (facts.job.meta.api_key or "").lower()
-        case "domain":
-            return facts.domain
-        case "sending_domain":
-            return facts.sending_domain
-        case "campaign":
-            return (facts.job.meta.campaign or "").lower()
-        case "tenant":
-            return facts.job.tenant.lower()
-        case "provider":
-            return facts.provider
-        case _:
-            return facts.job.bucket
+        return winner

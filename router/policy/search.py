@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from mailweir.contracts.job import Bucket
@@ -11,7 +11,7 @@ from mailweir.contracts.route import Held, Orders, Rejected, Routed, queue_name
 from router.policy.compiled import Candidate, View
 from router.policy.draft import Draft, Drawn
 from router.policy.eligibility import Needs, No, after, refusal
-from router.policy.order import round_robin, sticky, sub_pool
+from router.policy.order import by_hash, round_robin, sticky
 from router.policy.rules import Facts
 from router.policy.waiting import RECHECK, UNKNOWN_WAIT, held, summary
 from router.policy.wanted import Wanted
@@ -36,6 +36,7 @@ class Found(NamedTuple):
     candidate: Candidate
     step: Step
     credits: dict[str, float] | None  # round robin's credits to write back
+    total: float = 0.0  # what its turn costs
 
 
 class Trace:
@@ -182,7 +183,7 @@ class Search:
             no = self._ask(c, step, needs)
             if no is None:
                 if hit is None and found is None:
-                    hit = Found(c, step, credits)
+                    hit = Found(c, step, credits, view.total)
                     if self.trace is None:
                         return hit
                     self.trace.looked.append((c, None))
@@ -201,7 +202,7 @@ class Search:
 
     def _ordered(
         self, step: Step, view: View
-    ) -> tuple[Sequence[Candidate], dict[str, float] | None]:
+    ) -> tuple[Iterable[Candidate], dict[str, float] | None]:
         """Candidates in the order they are asked."""
         candidates: Sequence[Candidate] = view.candidates
         if step.only:
@@ -212,26 +213,18 @@ class Search:
         if not pool.sticky and not self.wish.source:
             key = f"{step.pool}|{self.facts.provider}|{self.bucket}"
             return round_robin(view, self.draft.credits.get(key, {}), self.regions)
-        if len(candidates) == 1:
+        if len(candidates) <= 1:
             return candidates, None
-        ordered = self._by_hash(candidates, pool.sub_pool)
-        if self.wish.source:
-            ordered.sort(key=lambda c: c.name != self.wish.source)
-        return ordered, None
-
-    def _by_hash(self, candidates: Sequence[Candidate], size: int | None) -> list[Candidate]:
-        """S16: a high-volume domain keeps its sub-pool and each recipient in it a source; other
-        domains keep a source each."""
         facts = self.facts
         job = facts.job
         if job.lane.startswith("~") and facts.domain not in self.draft.context.busy_domains:
-            return sticky(candidates, facts.domain, self.regions)
-        if size is None or size >= len(candidates):
-            return sticky(candidates, job.recipient.lower(), self.regions)
-        near = sub_pool(candidates, facts.domain, size)
-        ordered = sticky(near, job.recipient.lower(), self.regions)
-        rest = [c for c in candidates if c not in near]
-        return ordered + sticky(rest, job.recipient.lower(), self.regions)
+            ordered = sticky(candidates, view.nodes, facts.domain, self.regions)
+        else:
+            recipient = job.recipient.lower()
+            ordered = by_hash(view, recipient, facts.domain, pool.sub_pool, self.regions)
+        if self.wish.source:
+            return sorted(ordered, key=lambda c: c.name != self.wish.source), None
+        return ordered, None
 
     def _ask(self, c: Candidate, step: Step, needs: Needs) -> No | None:
         """Eligibility, with the two things that depend on where in the search we are."""
@@ -323,13 +316,7 @@ class Search:
         if step.failover:
             draft.ramps[key] = after(draft.ramps.get(key), facts.now)
         if found.credits is not None:
-            total = sum(
-                x.weight
-                for x in draft.context.policy.view(
-                    draft.context.snapshot, step.pool, facts.provider, self.bucket, relays=False
-                ).candidates
-            )
-            found.credits[c.name] -= total
+            found.credits[c.name] -= found.total
             draft.credits[f"{step.pool}|{facts.provider}|{self.bucket}"] = found.credits
         policy = draft.context.policy.policy
         throttled = not self.transactional and (
