@@ -104,6 +104,11 @@ class AcceptSettings(Section):
     commit_timeout: float = Field(
         10.0, gt=0, description="Seconds a door waits for its commit before it answers 503."
     )
+    max_waiting_bytes: int = Field(
+        256 * 1024 * 1024,
+        ge=1024,
+        description="Bytes that may wait for a commit in one process before doors answer 503.",
+    )
 
 
 class IngressSettings(Section):
