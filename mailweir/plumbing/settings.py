@@ -188,6 +188,9 @@ class WorkerSettings(Section):
     max_crashes: int = Field(
         3, ge=1, description="Leases a job may lose while sending before it becomes a dead letter."
     )
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="Port of a worker's Prometheus metrics; default: none."
+    )
 
 
 class SmtpSettings(Section):

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 import msgspec
 
-from mailweir.contracts.events import Classification
+from mailweir.contracts.events import Classification, Suppress
 from mailweir.contracts.job import Job
 from mailweir.contracts.lifecycle import State
 from mailweir.contracts.policy import Provider, Retry, Source
@@ -75,6 +75,10 @@ NOT_OURS = frozenset({"dns_failure"})
 """Trouble that says nothing about the path: our resolver, or the domain's."""
 
 
+CUT = "cut"
+"""``Result.error`` of a conversation we ended ourselves (a stop, a defect of ours)."""
+
+
 class PathEvent(StrEnum):
     """What an attempt says of its path; booked by ``book.lua``."""
 
@@ -93,7 +97,7 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     due_at: float | None = None
     reason: str | None = None
     stay_with: str | None = None  # source the next attempt must keep
-    suppress: str | None = None  # attempts.suppress: "recipient:", "recipient:180", "domain:7"
+    suppress: Suppress | None = None  # what the suppression list is asked for
     layer: str | None = None  # failover layer that moves the job: source, relay
     category: str | None = None
     blame: str | None = None
@@ -123,13 +127,17 @@ def decide(
     ``classification`` is None only where the remote gave no words (a lost connection). ``resent``:
     an earlier attempt was uncertain already; it is not sent a third time. ``chance`` is 0..1.
     """
+    if job.meta.sandbox:
+        return Verdict(
+            State.SENT, PathEvent.NEUTRAL, reason="sandbox: it went the whole way but out"
+        )
     if result.accepted:
         return Verdict(State.SENT, PathEvent.GOOD)
     if result.uncertain:
-        return _uncertain(job, retry, source, now, resent)
+        return _uncertain(job, retry, result, source, now, resent)
     if result.dot_sent and result.error is not None:
         # A reply came but could not be read as one (P15, P21): the remote may hold the mail.
-        return _uncertain(job, retry, source, now, resent)
+        return _uncertain(job, retry, result, source, now, resent)
     seen = classification
     category = seen.category if seen else "network_error"
     event = path_event(result, seen)
@@ -138,7 +146,7 @@ def decide(
             State.BOUNCED,
             event,
             reason=_reason(result, category),
-            suppress=_suppress(seen),
+            suppress=seen.suppress if seen else None,
             category=category,
             blame=seen.blame if seen else "remote",
         )
@@ -174,16 +182,19 @@ def _permanent(result: Result, seen: Classification | None, orders: Orders) -> b
     return not orders.retry_hard  # "no retry on hard bounce": 5yz of any kind ends the job
 
 
-def _uncertain(job: Job, retry: Retry, source: Source, now: float, resent: bool) -> Verdict:
+def _uncertain(
+    job: Job, retry: Retry, result: Result, source: Source, now: float, resent: bool
+) -> Verdict:
     """N41. Sent again at most once: more copies help nobody whose server loses every reply."""
     reason = "uncertain: the connection ended after the final dot, before the reply"
+    event = PathEvent.NEUTRAL if result.error == CUT else PathEvent.BAD
     if retry.uncertain != "resend" or resent:
-        return Verdict(State.UNCERTAIN, PathEvent.BAD, reason=reason, stay_with=source.name)
+        return Verdict(State.UNCERTAIN, event, reason=reason, stay_with=source.name)
     end = spacing.deadline(retry, job.accepted_at, job.expires_at)
     due = now + UNCERTAIN_WAIT
     return Verdict(
         State.UNCERTAIN,
-        PathEvent.BAD,
+        event,
         due_at=due if due < end else now,
         reason=reason,
         stay_with=source.name,
@@ -259,13 +270,6 @@ def _layer(
 def _hint(result: Result, seen: Classification | None) -> float:
     """Seconds the remote asked us to wait, 0 without a wish."""
     return result.retry_after or (seen.retry_after if seen else None) or 0.0
-
-
-def _suppress(seen: Classification | None) -> str | None:
-    if seen is None or seen.suppress is None:
-        return None
-    days = seen.suppress.days
-    return f"{seen.suppress.scope}:{'' if days is None else days}"
 
 
 def _reason(result: Result, category: str) -> str:

@@ -1,0 +1,326 @@
+"""The story of one chunk, from its message to the last outcome: :meth:`Engine.work`.
+
+take and read (one thread) -> destinations by domain -> per site: the gate, the conversation ->
+outcomes -> acknowledge. Jobs end one by one; whatever goes wrong with one is its own affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+from prometheus_client import Counter
+
+from mailweir.contracts.lifecycle import State
+from mailweir.contracts.policy import Policy, Provider, Source
+from mailweir.contracts.route import Chunk
+from mailweir.plumbing.clock import Clock
+from mailweir.plumbing.database import DatabaseUnavailable
+from mailweir.plumbing.policies import NoPolicy
+from mailweir.plumbing.settings import Settings
+from mailweir.spool.store import Spool, Work
+from workers.delivery.destinations import Destinations, DnsTrouble, NoMail
+from workers.delivery.types import Destination, Envelope, Result
+from workers.engine_compose import Composer, NotReady
+from workers.engine_gate import Gate, Refusal
+from workers.engine_run import WAIT_AGAIN, Ready, Run
+from workers.engine_views import Views
+from workers.ledger import uncertain_before
+from workers.outcomes import OutcomeWriter
+from workers.policy.outcome import CUT
+from workers.policy.tls import tls_mode
+from workers.throttle.layers import Ask, layers_for
+
+log = structlog.get_logger(__name__)
+
+CHUNKS = Counter("mailweir_chunks_total", "Chunks, by what became of them.", ["what"])
+
+
+class Deliver(Protocol):
+    """The transport as the engine uses it."""
+
+    async def deliver(
+        self,
+        source: Source,
+        destination: Destination,
+        envelopes: Sequence[Envelope],
+        *,
+        provider: Provider,
+        tls: str,
+        before_body: Callable[[Envelope], Awaitable[bool]],
+        on_result: Callable[[Result], None],
+        max_connections: int,
+    ) -> None:
+        """See :class:`workers.delivery.transport.Transport`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What the database thread brings: the jobs to send and their bytes."""
+
+    works: list[Work]
+    policy: Policy
+    envelopes: dict[int, Envelope]
+    not_ready: dict[int, NotReady]
+    broken: dict[int, Exception]
+    resent: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an engine is made of (``workers.engine_build`` makes the real ones)."""
+
+    settings: Settings
+    clock: Clock
+    spool: Spool
+    views: Views
+    gate: Gate
+    writer: OutcomeWriter
+    transport: Deliver
+    destinations: Destinations
+    composer: Composer
+    executor: Executor
+    reachable: Callable[[Source], bool]
+
+
+class Engine:
+    """Works chunks, any number at once. Belongs to one event loop."""
+
+    def __init__(self, parts: Parts, name: str) -> None:
+        self.parts = parts
+        self.name = name
+        self.stopping = False
+        self.live: dict[int, Run] = {}
+
+    async def work(self, chunk: Chunk) -> None:
+        """Give every job of the chunk its outcome. Raises nothing but a cancellation that came after
+        every job was settled."""
+        try:
+            loaded = await self._load(chunk)
+        except (DatabaseUnavailable, NoPolicy) as error:
+            # Nothing was taken: the message is acknowledged, the reconciler finds the chunk again.
+            log.warning("chunk not taken", chunk=chunk.id, error=type(error).__name__)
+            CHUNKS.labels("not_taken").inc()
+            return
+        if not loaded.works:
+            CHUNKS.labels("empty").inc()
+            return
+        run = self._run(chunk, loaded)
+        self.live[chunk.id] = run
+        try:
+            if not await self._turned_back(run):
+                await self._send(run, loaded)
+        except asyncio.CancelledError:
+            self._cut(run)
+            raise
+        except Exception as error:
+            log.exception("chunk failed", chunk=chunk.id)
+            self._cut(run, error)
+        finally:
+            for job_id in list(run.pending):
+                run.give_back(job_id, "the worker stopped before this job")
+            await asyncio.shield(self.parts.writer.close_chunk(chunk.id))
+            self.parts.gate.forget(chunk.id)
+            del self.live[chunk.id]
+            CHUNKS.labels("done").inc()
+
+    def stop(self) -> None:
+        """Start no more jobs; conversations go on."""
+        self.stopping = True
+
+    # --- steps ------------------------------------------------------------------------------
+    async def _load(self, chunk: Chunk) -> Loaded:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.parts.executor, self._load_blocking, chunk)
+
+    def _load_blocking(self, chunk: Chunk) -> Loaded:
+        """Take the chunk, read contents, compose, sign: one visit to the database thread."""
+        parts = self.parts
+        policy = parts.views.policy()
+        works = parts.spool.take(chunk, self.name, parts.settings.worker.lease, parts.views.epoch)
+        contents = parts.spool.contents(list({w.content_id for w in works})) if works else {}
+        envelopes: dict[int, Envelope] = {}
+        not_ready: dict[int, NotReady] = {}
+        broken: dict[int, Exception] = {}
+        for work in works:
+            try:
+                envelopes[work.job.id] = parts.composer.compose(work, contents, policy)
+            except NotReady as why:
+                not_ready[work.job.id] = why
+            except Exception as error:  # bytes no code can send: this job's end, nobody else's
+                broken[work.job.id] = error
+        again = [w.job.id for w in works if w.job.attempts]
+        resent = uncertain_before(parts.spool.database, again) if again else frozenset()
+        return Loaded(works, policy, envelopes, not_ready, broken, resent)
+
+    def _run(self, chunk: Chunk, loaded: Loaded) -> Run:
+        source = loaded.policy.sources.get(chunk.source) or Source(chunk.source)
+        return Run(
+            chunk,
+            source,
+            loaded.policy,
+            self.parts.views.snapshot,
+            self.parts.writer,
+            self.parts.clock,
+            random.random(),
+            self.parts.settings.smtp.reply_kept,
+            {work.job.id: work for work in loaded.works},
+            loaded.resent,
+        )
+
+    async def _turned_back(self, run: Run) -> bool:
+        """A chunk this worker cannot carry goes back without an attempt."""
+        if run.chunk.source not in run.policy.sources:
+            why = f"source {run.chunk.source} is no longer in the policy"
+        elif not self.parts.reachable(run.source):
+            why = f"worker {self.name} cannot reach source {run.chunk.source}"
+        else:
+            return False
+        for job_id in list(run.pending):
+            run.give_back(job_id, why)
+        CHUNKS.labels("turned_back").inc()
+        return True
+
+    async def _send(self, run: Run, loaded: Loaded) -> None:
+        for job_id, error in loaded.broken.items():
+            run.bury(job_id, error)
+        for job_id, why in loaded.not_ready.items():
+            run.hold(job_id, WAIT_AGAIN, str(why))
+        self._sandbox(run)
+        domains: dict[str, list[Work]] = defaultdict(list)
+        for work in list(run.pending.values()):
+            domains[work.job.domain].append(work)
+        found = await asyncio.gather(
+            *(self.parts.destinations.resolve(domain, run.source) for domain in domains),
+            return_exceptions=True,
+        )
+        # one conversation's worth: same site, same encryption, same manners
+        sites: dict[tuple[str, str, int, int, float, bool], tuple[Destination, list[Ready]]] = {}
+        for destination, works in zip(found, domains.values(), strict=True):
+            if isinstance(destination, BaseException):
+                self._no_destination(run, works, destination)
+                continue
+            provider = self.parts.views.provider(run.policy, destination.provider)
+            for work in works:
+                ready = self._ready(run, work, provider, loaded.envelopes[work.job.id])
+                tls = tls_mode(run.policy, run.source, provider, work.orders)
+                key = (
+                    destination.site,
+                    tls,
+                    provider.connections,
+                    provider.per_connection,
+                    provider.idle,
+                    provider.ipv6,
+                )
+                sites.setdefault(key, (destination, []))[1].append(ready)
+        async with asyncio.TaskGroup() as group:
+            for (_, mode, *_), (place, some) in sites.items():
+                group.create_task(self._deliver(run, place, mode, some))
+
+    def _ready(self, run: Run, work: Work, provider: Provider, envelope: Envelope) -> Ready:
+        job = work.job
+        layers = layers_for(
+            run.policy,
+            run.snapshot,
+            source=run.source,
+            provider=provider,
+            pool=work.pool,
+            bucket=job.bucket,
+            tenant=job.tenant,
+            orders=work.orders,
+            throttled=".throttled" in run.chunk.queue,
+            worker=self.name,
+        )
+        ready = Ready(work, envelope, provider, Ask(run.source.name, provider.name, layers))
+        run.ready[job.id] = ready
+        return ready
+
+    async def _deliver(
+        self, run: Run, destination: Destination, tls: str, some: list[Ready]
+    ) -> None:
+        """One site's mails over its connections."""
+        provider = some[0].provider
+
+        async def before_body(envelope: Envelope) -> bool:
+            return await self._may_go(run, envelope.job_id)
+
+        try:
+            await self.parts.transport.deliver(
+                run.source,
+                destination,
+                [ready.envelope for ready in some],
+                provider=provider,
+                tls=tls,
+                before_body=before_body,
+                on_result=run.settle,
+                max_connections=run.source.connections or provider.connections,
+            )
+        except Exception as error:
+            log.exception("transport failed", chunk=run.chunk.id, site=destination.site)
+            self._cut(run, error, {ready.work.job.id for ready in some})
+
+    async def _may_go(self, run: Run, job_id: int) -> bool:
+        """Asked right before RCPT. A job that may not go has its outcome when this returns False."""
+        ready = run.ready[job_id]
+        if job_id not in run.pending:
+            return False
+        if not self._starts(run):
+            run.give_back(job_id, "the worker starts no more jobs of this chunk")
+            return False
+        job = ready.work.job
+        if job.expires_at is not None and self.parts.clock.now() >= job.expires_at:
+            run.refuse(job_id, Refusal(State.EXPIRED, None, "expired before it could be sent"))
+            return False
+        refusal = await self.parts.gate.enter(
+            job, run.chunk.id, ready.ask, lambda: self._starts(run)
+        )
+        if refusal is not None:
+            run.refuse(job_id, refusal)
+            return False
+        run.began[job_id] = self.parts.clock.now()
+        return True
+
+    def _starts(self, run: Run) -> bool:
+        limit = self.parts.settings.worker.chunk_seconds
+        return not (self.stopping or run.stopped or time.monotonic() - run.started > limit)
+
+    def _sandbox(self, run: Run) -> None:
+        """Test mails end here: composed and signed like any other, never sent (P7)."""
+        for work in list(run.pending.values()):
+            if work.job.meta.sandbox:
+                reply = "250 2.0.0 sandbox: not sent"
+                run.settle(Result(work.job.id, "dot", 250, reply, "sandbox", 0.0))
+
+    def _no_destination(self, run: Run, works: list[Work], error: BaseException) -> None:
+        for work in works:
+            match error:
+                case NoMail():
+                    # the seed's wording first, the standard code behind it (S34)
+                    text = f"{error.reply}; {error.detail}"
+                    run.settle(Result(work.job.id, "dns", 555, text, "", 0.0, error="dns"))
+                case DnsTrouble():
+                    run.settle(Result(work.job.id, "dns", None, str(error), "", 0.0, error="dns"))
+                case _:
+                    run.bury(work.job.id, error)
+
+    def _cut(
+        self, run: Run, error: BaseException | None = None, only: set[int] | None = None
+    ) -> None:
+        """The conversation was cut short by us: a mail past the gate may be out (N41)."""
+        run.stopped = True
+        for job_id in list(run.pending):
+            if only is not None and job_id not in only:
+                continue
+            if job_id in run.began:
+                text = f"cut short by the worker: {type(error).__name__ if error else 'stopped'}"
+                run.settle(Result(job_id, "dot", None, text, "", 0.0, dot_sent=True, error=CUT))
+            elif error is not None:
+                run.give_back(job_id, f"the worker failed: {type(error).__name__}")

@@ -1,0 +1,149 @@
+"""Puts a worker's parts together, once per process, and takes them apart at the end."""
+
+from __future__ import annotations
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+from prometheus_client import start_http_server
+
+from mailweir.contracts.policy import Source
+from mailweir.plumbing.clock import Clock
+from mailweir.plumbing.install import derive, master_key
+from mailweir.plumbing.policies import PolicyWatch
+from mailweir.plumbing.redis import connect, connect_async
+from mailweir.plumbing.secrets import Secrets
+from mailweir.plumbing.settings import Settings
+from mailweir.spool.store import open_spool
+from suppression.guard import AsyncGuard
+from workers.delivery.destinations import Destinations
+from workers.delivery.dkim import Keyring
+from workers.delivery.transport import Transport
+from workers.engine import Engine, Parts
+from workers.engine_compose import Composer
+from workers.engine_gate import Gate
+from workers.engine_heart import Heart
+from workers.engine_views import Views
+from workers.outcomes import OutcomeWriter
+from workers.throttle.shell import Throttle
+
+log = structlog.get_logger(__name__)
+
+READERS = 4
+"""Threads that take chunks, read contents and compose."""
+
+
+class Reach:
+    """Which sources this process can send from: local addresses, or anything by relay or proxy."""
+
+    def __init__(self, region: str | None) -> None:
+        self._region = region
+        self._addresses: dict[str, bool] = {}
+
+    def __call__(self, source: Source) -> bool:
+        """Whether this worker can carry the source's mail."""
+        if source.region is not None and self._region is not None and source.region != self._region:
+            return False
+        if source.ip is None or source.proxy is not None:
+            return True
+        known = self._addresses.get(source.ip)
+        if known is None:
+            known = self._addresses[source.ip] = _is_local(source.ip)
+        return known
+
+
+def _is_local(address: str) -> bool:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
+class Worker:
+    """Everything one worker process holds. Build it in its event loop."""
+
+    def __init__(
+        self, settings: Settings, *, name: str, queues: tuple[str, ...], concurrency: int
+    ) -> None:
+        clock = Clock(settings.clock.origin, settings.clock.rate)
+        self._redis, self._sync = connect_async(settings), connect(settings)
+        self._spool = open_spool(settings)
+        self._writers = ThreadPoolExecutor(1, "outcomes")
+        self._readers = ThreadPoolExecutor(READERS, "chunks")
+        secret, secrets = master_key(settings), Secrets(settings)
+        views = Views(PolicyWatch(self._spool.database, self._sync), self._redis)
+        throttle = Throttle(self._redis, clock, share=lambda: self.heart.alive)
+        self._writer = OutcomeWriter(
+            self._spool,
+            throttle,
+            self._redis,
+            self._writers,
+            rows=settings.worker.outcome_rows,
+            delay=settings.worker.outcome_delay,
+        )
+        self._transport = Transport(settings, secrets)
+        reach = Reach(settings.region)
+        self.engine = Engine(
+            Parts(
+                settings=settings,
+                clock=clock,
+                spool=self._spool,
+                views=views,
+                gate=Gate(
+                    AsyncGuard(self._redis, self._spool.database, secret, clock),
+                    throttle,
+                    self._redis,
+                    clock,
+                    max_wait=settings.worker.max_wait,
+                    slots=concurrency,
+                ),
+                writer=self._writer,
+                transport=self._transport,
+                destinations=Destinations(settings),
+                composer=Composer(Keyring(secrets), derive(secret, "verp")),
+                executor=self._readers,
+                reachable=reach,
+            ),
+            name,
+        )
+        self.heart = Heart(
+            self.engine,
+            views,
+            self._spool,
+            self._redis,
+            self._sync,
+            self._readers,
+            clock,
+            queues=queues,
+            lease=settings.worker.lease,
+            concurrency=concurrency,
+            reachable=reach,
+        )
+        self._port = settings.worker.metrics_port
+
+    async def start(self) -> None:
+        """Before the first chunk."""
+        if self._port is not None:
+            start_http_server(self._port)
+        self._writer.start()
+        await self.heart.start()
+        log.info("worker ready", name=self.engine.name)
+
+    def stop(self) -> None:
+        """A stop has begun: no job is started any more."""
+        self.engine.stop()
+
+    async def close(self) -> None:
+        """After the last chunk: write what waits, say goodbye, close."""
+        await self._writer.stop()
+        await self.heart.stop()
+        await self._transport.close()
+        await self._redis.aclose()
+        self._sync.close()
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._writers.shutdown(wait=True)
+        self._spool.database.close()

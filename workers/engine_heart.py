@@ -1,0 +1,186 @@
+"""What a worker does beside its chunks: renew leases, show that it lives, mend counters after a loss."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from typing import Any
+
+import msgspec
+import structlog
+from redis import Redis as SyncRedis
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from mailweir.contracts.policy import Policy, Source
+from mailweir.plumbing import keys
+from mailweir.plumbing.clock import Clock
+from mailweir.plumbing.database import DatabaseUnavailable
+from mailweir.plumbing.policies import NoPolicy
+from mailweir.spool.store import Spool
+from workers.engine import Engine
+from workers.engine_views import Views
+from workers.ledger import recount
+
+log = structlog.get_logger(__name__)
+
+BEAT = 2.0
+"""Real seconds between two heartbeats."""
+GONE = 10.0
+"""Real seconds after which a silent worker counts as gone."""
+LOOK = 0.5
+"""Real seconds between two looks at epoch and snapshot."""
+RECOUNT_LEASE = 60
+"""Real seconds one worker has to recount."""
+
+
+class Heart:
+    """One per process; belongs to its event loop. Its tasks end only with :meth:`stop`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        views: Views,
+        spool: Spool,
+        redis: Redis,
+        sync_redis: SyncRedis,
+        executor: Executor,
+        clock: Clock,
+        *,
+        queues: tuple[str, ...],
+        lease: float,
+        concurrency: int,
+        reachable: Callable[[Source], bool],
+    ) -> None:
+        self._engine = engine
+        self._views = views
+        self._spool = spool
+        self._redis = redis
+        self._sync = sync_redis
+        self._executor = executor
+        self._clock = clock
+        self._queues = queues
+        self._lease = lease
+        self._concurrency = concurrency
+        self._reachable = reachable
+        self._tasks: list[asyncio.Task[None]] = []
+        self.alive = 1  # workers heard of, this one included
+
+    async def start(self) -> None:
+        """Look once, so that the first chunk finds everything, then keep beating."""
+        try:
+            await self._look()
+        except (RedisError, DatabaseUnavailable) as error:
+            log.warning("started without redis or database", error=type(error).__name__)
+        for every, what in (
+            (self._lease / 3, self._renew),
+            (BEAT, self._beat),
+            (LOOK, self._look),
+        ):
+            self._tasks.append(asyncio.create_task(_every(every, what)))
+
+    async def stop(self) -> None:
+        """End, and say so."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            await self._redis.hdel(keys.WORKERS, self._engine.name)
+        except RedisError as error:
+            log.warning("heartbeat not removed; it grows old", error=type(error).__name__)
+
+    async def _renew(self) -> None:
+        """One call for all chunks. A chunk that is no longer ours starts no more jobs."""
+        live = dict(self._engine.live)
+        if not live:
+            return
+        loop = asyncio.get_running_loop()
+        ours = await loop.run_in_executor(
+            self._executor, self._spool.renew, list(live), self._engine.name, self._lease
+        )
+        for chunk_id, run in live.items():
+            if chunk_id not in ours and chunk_id in self._engine.live:
+                log.warning("lease lost", chunk=chunk_id)
+                run.stopped = True
+
+    async def _beat(self) -> None:
+        loop = asyncio.get_running_loop()
+        policy = await loop.run_in_executor(self._executor, self._views.policy)
+        body = msgspec.json.encode(
+            {
+                "at": time.time(),
+                "queues": self._queues,
+                "sources": sorted(s.name for s in policy.sources.values() if self._reachable(s)),
+                "pid": os.getpid(),
+                "concurrency": self._concurrency,
+                "chunks": len(self._engine.live),
+                "stopping": self._engine.stopping,
+            }
+        )
+        await self._redis.hset(keys.WORKERS, self._engine.name, body)
+        beats = await self._redis.hgetall(keys.WORKERS)
+        real = time.time()
+        old = []
+        alive = 0
+        for name, text in beats.items():
+            age = real - float(msgspec.json.decode(text)["at"])
+            alive += age < GONE
+            if age > 60 * GONE:
+                old.append(name)
+        self.alive = max(1, alive)
+        if old:
+            await self._redis.hdel(keys.WORKERS, *old)
+
+    async def _look(self) -> None:
+        await self._views.look()
+        await self._mend()
+
+    async def _mend(self) -> None:
+        """After a new epoch, or none: one worker recounts; until then nothing counted is granted."""
+        if self._views.epoch is None:
+            await self._redis.set(keys.EPOCH, secrets.token_hex(8), nx=True)
+            await self._views.look()
+        epoch = self._views.epoch
+        ready = await self._redis.get(keys.COUNTERS_READY)
+        if epoch is None or ready in (epoch, epoch.encode()):
+            return
+        if not await self._redis.set(
+            keys.leader("recount"), self._engine.name, nx=True, ex=RECOUNT_LEASE
+        ):
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._executor, self._recount, epoch)
+        finally:
+            await self._redis.delete(keys.leader("recount"))
+
+    def _recount(self, epoch: str) -> None:
+        try:
+            policy = self._views.policy()
+        except NoPolicy:
+            policy = Policy()  # no rule has a daily limit then
+        recount(
+            self._spool.database,
+            self._sync,
+            epoch=epoch,
+            snapshot=self._views.snapshot,
+            policy=policy,
+            clock=self._clock,
+        )
+
+
+async def _every(seconds: float, what: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Do it again and again; a server that is away is tried again at the next turn."""
+    while True:
+        try:
+            await what()
+        except (RedisError, DatabaseUnavailable, NoPolicy) as error:
+            log.warning("heartbeat missed", what=what.__name__, error=type(error).__name__)
+        except Exception:
+            log.exception("heartbeat failed", what=what.__name__)
+        await asyncio.sleep(seconds * random.uniform(0.9, 1.0))

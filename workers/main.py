@@ -1,0 +1,33 @@
+"""Entry of a worker process: Celery's own worker with our pool, for a set of bucket queues."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NoReturn
+
+from mailweir.plumbing.celery import make_app, worker_arguments
+from mailweir.plumbing.settings import Settings
+from mailweir.plumbing.telemetry import configure_logging
+
+POOL = "workers.pool:TaskPool"
+
+
+def run(
+    settings: Settings, queues: Sequence[str], concurrency: int | None = None, name: str = "worker"
+) -> NoReturn:
+    """Work these queues until a stop is asked for; ends the process (SIGTERM: warm, SIGQUIT: cold).
+
+    ``concurrency``: chunks at once, default ``worker.concurrency``. ``name`` is unique among the workers
+    of one host.
+    """
+    os.environ["CELERY_CUSTOM_WORKER_POOL"] = POOL  # read when Celery's pools are imported
+    from workers.tasks import register
+
+    configure_logging(settings.log_level, name)
+    app = register(make_app(settings))
+    arguments = worker_arguments(
+        tuple(queues), name=name, concurrency=concurrency or settings.worker.concurrency
+    )
+    app.worker_main(arguments)
+    raise SystemExit(0)

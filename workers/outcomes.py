@@ -1,0 +1,242 @@
+"""Outcomes on their way to the spool: written together, within 5 ms or 32 rows, one thread.
+
+While a write runs, what arrives is collected for the next. After the commit the attempts' ids are
+announced; what the attempts said of their paths is booked beside the write, since a path's state must
+not wait for a disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import structlog
+from prometheus_client import Counter, Histogram
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from mailweir.contracts.lifecycle import State
+from mailweir.plumbing import keys
+from mailweir.plumbing.database import DatabaseUnavailable
+from mailweir.plumbing.events import ATTEMPT, announce_async
+from mailweir.spool.store import Outcome, Spool
+from workers.policy.outcome import PathEvent
+from workers.throttle.types import Booking, Limiter
+
+log = structlog.get_logger(__name__)
+
+WRITE_MAX = 100
+"""Rows of one transaction at most (SQLite: the lock must stay short)."""
+RETRY_FIRST, RETRY_MAX = 0.1, 5.0
+SLOT = 10
+SLOTS_KEPT = 12
+
+OUTCOMES = Counter("mailweir_outcomes_total", "Outcomes of jobs taken.", ["bucket", "state"])
+LOST = Counter("mailweir_outcomes_lost_total", "Outcomes of jobs that were no longer ours (fence).")
+STUCK = Counter(
+    "mailweir_outcomes_unwritable_total", "Outcomes the spool refused; their lease runs out."
+)
+WRITE = Histogram(
+    "mailweir_outcome_write_seconds",
+    "Real seconds from the first outcome of a batch to its commit.",
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PathNote:
+    """What one attempt said of its path."""
+
+    source: str
+    provider: str
+    ceiling: float
+    event: PathEvent
+    began: float
+    hold: float = 0.0
+
+
+class OutcomeWriter:
+    """One per process; belongs to its event loop."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        limiter: Limiter,
+        redis: Redis,
+        executor: Executor,
+        *,
+        rows: int,
+        delay: float,
+    ) -> None:
+        self._spool = spool
+        self._limiter = limiter
+        self._redis = redis
+        self._executor = executor
+        self._rows = rows
+        self._delay = delay
+        self._outcomes: list[Outcome] = []
+        self._notes: list[PathNote] = []
+        self._closing: dict[int, asyncio.Future[None]] = {}
+        self._finished: dict[str, int] = defaultdict(int)
+        self._first = 0.0
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._task = asyncio.create_task(self._run(), name="outcome-writer")
+
+    def put(self, outcome: Outcome, bucket: str, queue: str, note: PathNote | None = None) -> None:
+        """Have an outcome written. Returns at once."""
+        if not self._outcomes:
+            self._first = time.monotonic()
+        self._outcomes.append(outcome)
+        if note is not None:
+            self._notes.append(note)
+        OUTCOMES.labels(bucket, outcome.state.value).inc()
+        if outcome.attempt is not None:
+            self._finished[queue] += 1
+        if len(self._outcomes) == 1 or len(self._outcomes) >= self._rows:
+            self._wake.set()
+
+    async def close_chunk(self, chunk_id: int) -> None:
+        """Close a chunk whose outcomes were all put; returns when everything is committed."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._closing[chunk_id] = done
+        self._wake.set()
+        await done
+
+    async def stop(self) -> None:
+        """Write what waits, then end."""
+        while self._outcomes or self._closing:
+            self._wake.set()
+            await asyncio.sleep(self._delay)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if not self._closing and 0 < len(self._outcomes) < self._rows:
+                # company may come; a chunk that waits for its end is not kept waiting
+                left = self._first + self._delay - time.monotonic()
+                if left > 0:
+                    try:
+                        async with asyncio.timeout(left):
+                            await self._wake.wait()
+                    except TimeoutError:
+                        pass
+                    self._wake.clear()
+            while self._outcomes or self._closing or self._notes:
+                await self._turn()
+
+    async def _turn(self) -> None:
+        batch, self._outcomes = self._outcomes[:WRITE_MAX], self._outcomes[WRITE_MAX:]
+        first, self._first = self._first, time.monotonic()
+        notes, self._notes = self._notes, []
+        # a chunk closes with its last outcome, not before
+        waiting = {outcome.chunk_id for outcome in self._outcomes}
+        closing = [c for c in self._closing if c not in waiting]
+        finished, self._finished = self._finished, defaultdict(int)
+        lost, _ = await asyncio.gather(self._write(batch, closing), self._book(notes, finished))
+        if batch:
+            WRITE.observe(time.monotonic() - first)
+        if lost:
+            LOST.inc(len(lost))
+            log.warning("outcomes of jobs no longer ours", jobs=len(lost))
+        written = [o.attempt.id for o in batch if o.attempt is not None and o.job_id not in lost]
+        await announce_async(self._redis, ATTEMPT, written)
+        if closing:
+            await self._forget_marks(closing)
+        for chunk_id in closing:
+            done = self._closing.pop(chunk_id)
+            if not done.done():
+                done.set_result(None)
+
+    async def _write(self, batch: Sequence[Outcome], closing: Sequence[int]) -> set[int]:
+        """The ids no longer ours. A database that is away is waited for: outcomes must not get lost
+        while their leases hold; a lease that ran out is settled by the reconciler."""
+        if not batch and not closing:
+            return set()
+        loop = asyncio.get_running_loop()
+        pause = RETRY_FIRST
+        while True:
+            try:
+                return await loop.run_in_executor(
+                    self._executor, self._spool.outcomes, batch, closing
+                )
+            except DatabaseUnavailable as error:
+                log.error("outcomes wait for the database", error=str(error), rows=len(batch))
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_MAX)
+            except Exception:
+                log.exception("outcomes refused by the spool", rows=len(batch))
+                return await self._one_by_one(batch, closing)
+
+    async def _one_by_one(self, batch: Sequence[Outcome], closing: Sequence[int]) -> set[int]:
+        """One bad outcome must not take the others with it."""
+        if len(batch) == 1:
+            return await self._last_resort(batch[0], closing)
+        lost: set[int] = set()
+        for outcome in batch:
+            lost |= await self._write([outcome], ())
+        if closing:
+            lost |= await self._write([], closing)
+        return lost
+
+    async def _last_resort(self, outcome: Outcome, closing: Sequence[int]) -> set[int]:
+        if outcome.state is State.DEAD_LETTER and outcome.attempt is None:
+            STUCK.inc()
+            return {outcome.job_id}
+        dead = Outcome(
+            outcome.job_id,
+            outcome.chunk_id,
+            State.DEAD_LETTER,
+            reason=f"outcome could not be written: {outcome.state}",
+        )
+        return await self._write([dead], closing)
+
+    async def _book(self, notes: Sequence[PathNote], finished: dict[str, int]) -> None:
+        paths: dict[tuple[str, str], list[PathNote]] = defaultdict(list)
+        for note in notes:
+            paths[note.source, note.provider].append(note)
+        await self._limiter.book(
+            [
+                Booking(
+                    source,
+                    provider,
+                    some[-1].ceiling,
+                    tuple((n.event, n.began) for n in some),
+                    max(n.hold for n in some),
+                )
+                for (source, provider), some in paths.items()
+            ]
+        )
+        if finished:
+            await self._count(finished)
+
+    async def _count(self, finished: dict[str, int]) -> None:
+        """What the router's window follows: jobs finished per queue and ten seconds."""
+        slot = int(time.time() // SLOT)
+        try:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for queue, count in finished.items():
+                    key = keys.FLEET.format(queue=queue)
+                    pipe.hincrby(key, str(slot), count)
+                    pipe.hdel(key, str(slot - SLOTS_KEPT))
+                    pipe.expire(key, SLOT * SLOTS_KEPT)
+                await pipe.execute()
+        except RedisError as error:
+            log.warning("finished jobs not counted", error=type(error).__name__)
+
+    async def _forget_marks(self, chunk_ids: Sequence[int]) -> None:
+        try:
+            await self._redis.unlink(*(keys.in_data(c) for c in chunk_ids))
+        except RedisError as error:
+            log.warning("marks not removed; they expire", error=type(error).__name__)
