@@ -8,6 +8,7 @@ import typer
 
 # Each module has ``register(app: typer.Typer) -> None`` and imports what is heavy inside its functions.
 COMMANDS: tuple[str, ...] = (
+    "audit",
     "classify",
     "feedback",
     "flower",

@@ -11,9 +11,9 @@ from types import FrameType
 
 import structlog
 
+from console.opening import clock_of
 from mailweir.contracts.job import Bucket
 from mailweir.plumbing import keys
-from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.settings import Settings, load
 from mailweir.plumbing.telemetry import configure_logging
 
@@ -40,11 +40,6 @@ def start(process: str) -> Settings:
     settings = load()
     configure_logging(settings.log_level, process)
     return settings
-
-
-def clock_of(settings: Settings) -> Clock:
-    """The policy clock all processes share."""
-    return Clock(settings.clock.origin, settings.clock.rate)
 
 
 def run_state() -> None:
@@ -76,13 +71,13 @@ def run_web() -> None:
 
 def run_ingress() -> None:
     """Accept what was published to the ingress queue."""
-    from console.parts import ingress_accept
+    from console.parts import ingress_door
     from producer.doors.ingress import run
 
     settings = start("ingress")
     with ExitStack() as stack:
-        accept, bury = ingress_accept(settings, clock_of(settings), stack)
-        run(settings, accept, bury, Stop())
+        door = ingress_door(settings, clock_of(settings), stack)
+        run(settings, door.accept, door.bury, Stop())
 
 
 def run_router(buckets: Sequence[Bucket]) -> None:

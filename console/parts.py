@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from console.operate import Operator
+from console.pages import Pages
+from console.reading import Reader
+from console.session import Sessions
+from console.web import Part
 from mailweir.contracts.job import Bucket
 from mailweir.contracts.policy import Policy
 from mailweir.plumbing import keys
+from mailweir.plumbing.apikeys import KeyRing
 from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.database import Database, open_database
-from mailweir.plumbing.install import derive, master_key
+from mailweir.plumbing.install import derive, make_once, master_key
 from mailweir.plumbing.policies import PolicyWatch
 from mailweir.plumbing.publisher import Publisher
 from mailweir.plumbing.redis import connect
 from mailweir.plumbing.settings import Settings
 from mailweir.spool.store import Spool
+from producer.doors.http import HttpDeps
+from producer.doors.http import routes as submission_routes
+from producer.published import PublishedDoor
+from producer.reception import open_reception
+from producer.templates import Templates
 from router.dispatch import Dispatcher, Inputs
 from router.fast import FastReader
 from router.loop import Loop
@@ -25,6 +37,7 @@ from router.reconciler import Reconciler
 from router.snapshots import SnapshotReader
 from router.window import Windows
 from suppression.guard import Guard
+from suppression.unsubscribe import routes as unsubscribe_routes
 
 
 def spool_of(settings: Settings, clock: Clock, stack: ExitStack) -> tuple[Database, Spool]:
@@ -86,3 +99,30 @@ def router_loop(
         router,
         queues,
     )
+
+
+def web_parts(settings: Settings, clock: Clock, stack: ExitStack) -> tuple[list[Part], Database]:
+    """What the web process serves."""
+    database, spool = spool_of(settings, clock, stack)
+    client = connect(settings)
+    stack.callback(client.close)
+    secret = master_key(settings)
+    acceptor, reception = open_reception(settings, clock, database, spool)
+    reader = Reader(settings, clock, database)
+    stack.callback(reader.close)
+    password = make_once(settings.data / "console.password", secrets.token_urlsafe(18))
+    door = HttpDeps(settings, clock, reception, Templates(database), spool, KeyRing(database))
+    pages = Pages(reader, Operator(database, clock), Sessions(derive(secret, "console"), password))
+    return [
+        Part([*submission_routes(door)], acceptor.close),
+        Part(unsubscribe_routes(client, database, secret, clock)),
+        Part(pages.routes()),
+    ], database
+
+
+def ingress_door(settings: Settings, clock: Clock, stack: ExitStack) -> PublishedDoor:
+    """What the ingress consumer commits with."""
+    database, spool = spool_of(settings, clock, stack)
+    acceptor, reception = open_reception(settings, clock, database, spool)
+    stack.callback(acceptor.close)
+    return PublishedDoor(reception, KeyRing(database), database, clock)

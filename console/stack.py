@@ -11,6 +11,9 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from console.process import Spec
+from mailweir.mail.providers import default_providers
+from mailweir.plumbing.clock import Clock
+from mailweir.plumbing.database import Database
 from mailweir.plumbing.install import make_once, master_key
 from mailweir.plumbing.settings import Settings, load
 
@@ -48,19 +51,16 @@ def prepare(settings: Settings) -> Prepared:
     """Migrate the spool, put a policy in force, make the first API key. Idempotent."""
     from mailweir.plumbing import apikeys, policies
     from mailweir.plumbing.database import migrate, open_database
-    from router.policy import default_policy
 
     data = settings.data
     master_key(settings)
     database = open_database(settings)
     try:
         migrate(database)
-        if policies.current(database) is None:
-            if settings.policy is not None:
-                text = settings.policy.read_text(encoding="utf-8")
-                policies.apply_text(database, text, author="up", file=str(settings.policy))
-            else:
-                policies.apply_text(database, default_policy(), author="up", file="default")
+        try:
+            policies.current(database)
+        except policies.NoPolicy:
+            _first_policy(settings, database)
         key_file = data / "api.key"
         if key_file.exists():
             api_key = key_file.read_text().strip()
@@ -81,6 +81,27 @@ def prepare(settings: Settings) -> Prepared:
         "MAILWEIR_FLOWER__PASSWORD": flower.password.get_secret_value(),
     }
     return Prepared(settings, api_key, env)
+
+
+def _first_policy(settings: Settings, database: Database) -> None:
+    """Put the policy file of the settings in force, or the default policy."""
+    from mailweir.plumbing import policies
+    from router.policy.default import default_policy
+
+    now = Clock(settings.clock.origin, settings.clock.rate).now()
+    if settings.policy is None:
+        policies.apply(
+            database,
+            default_policy(default_providers()),
+            "",
+            author="up",
+            reason="default",
+            now=now,
+        )
+        return
+    text = settings.policy.read_text(encoding="utf-8")
+    loaded = load_policy(text, file=str(settings.policy))
+    policies.apply(database, loaded.policy, text, author="up", reason="first start", now=now)
 
 
 def mailweir(*arguments: str) -> Sequence[str]:

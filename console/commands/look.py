@@ -89,30 +89,15 @@ def cancel(
 
 @contextmanager
 def _reader() -> Iterator[Reader]:
-    from console.entry import clock_of
+    from console.opening import clock_of, opened
     from console.reading import Reader
-    from mailweir.plumbing.database import DatabaseUnavailable, open_database
-    from mailweir.plumbing.settings import SettingsError, load
 
-    try:
-        settings = load()
-        if settings.database.url is None and not (settings.data / "spool.db").exists():
-            fail(
-                f"no spool in {settings.data.resolve()}; start one with `mailweir up`, or set "
-                "MAILWEIR_DATA to its data directory",
-                Exit.NOT_FOUND,
-            )
-        database = open_database(settings)
+    with opened() as (settings, database):
         reader = Reader(settings, clock_of(settings), database)
         try:
             yield reader
         finally:
             reader.close()
-            database.close()
-    except SettingsError as error:
-        fail(str(error), Exit.USAGE)
-    except DatabaseUnavailable as error:
-        fail(f"the spool does not answer: {error}", Exit.TEMPFAIL)
 
 
 def _status_table(data: dict[str, Any]) -> None:

@@ -1,0 +1,144 @@
+"""Verifies and exports the journal, and erases a recipient without breaking it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from sqlalchemy import delete, func, select, update
+
+from journal.chain import GENESIS, Entry, broken_links
+from journal.records import by_ids
+from mailweir.contracts.ids import format_id, new_id
+from mailweir.contracts.lifecycle import FINAL
+from mailweir.plumbing.database import Database
+from mailweir.spool.schema import contents, feedback, jobs, journal
+
+PAGE = 20  # segments read at once
+
+
+class Report(msgspec.Struct):
+    """What a verification found. ``ok`` when nothing was altered or removed before its time."""
+
+    segments: int = 0
+    records: int = 0
+    broken: list[int] = msgspec.field(default_factory=list)  # segments whose link does not hold
+    altered: list[str] = msgspec.field(default_factory=list)  # "kind id"
+    missing: list[str] = msgspec.field(default_factory=list)  # gone before their keeping ended
+    pruned: int = 0  # outlived their keeping
+    head: str = ""  # the last link, hex: keep it elsewhere to notice a rewritten chain
+
+    @property
+    def ok(self) -> bool:
+        """Whether the journal is what it was."""
+        return not (self.broken or self.altered or self.missing)
+
+
+def segments(
+    database: Database, since: int = 0
+) -> Iterator[tuple[int, float, bytes, bytes, list[Entry]]]:
+    """(number, at, digest, link, entries) of every segment after ``since``, in order."""
+    while True:
+        with database.read() as conn:
+            rows = conn.execute(
+                select(
+                    journal.c.seq, journal.c.at, journal.c.digest, journal.c.chain, journal.c.body
+                )
+                .where(journal.c.seq > since)
+                .order_by(journal.c.seq)
+                .limit(PAGE)
+            ).all()
+        if not rows:
+            return
+        for row in rows:
+            since = int(row.seq)
+            entries = msgspec.json.decode(row.body, type=list[Entry])
+            yield since, float(row.at), bytes(row.digest), bytes(row.chain), entries
+
+
+def verify(database: Database, *, real: float, keep_jobs: float) -> Report:
+    """Recompute every link and every record that still exists.
+
+    ``keep_jobs`` (seconds) before ``real`` (Unix seconds) records may be gone: they were pruned."""
+    report = Report()
+    before = GENESIS
+    expected = 1
+    for number, _, digest, chain, entries in segments(database):
+        while expected < number:
+            report.broken.append(expected)  # a whole segment was removed
+            expected += 1
+        expected = number + 1
+        report.segments += 1
+        report.records += len(entries)
+        report.broken += broken_links([(number, digest, chain, entries)], before)
+        before = chain
+        _check_records(database, entries, report, new_id(real - keep_jobs, 0))
+    report.head = before.hex()
+    return report
+
+
+def _check_records(database: Database, entries: list[Entry], report: Report, prunable: int) -> None:
+    by_kind: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_kind.setdefault(entry.kind, []).append(entry)
+    with database.read() as conn:
+        for kind, members in by_kind.items():
+            found = by_ids(conn, kind, [entry.ref for entry in members])
+            for entry in members:
+                digest = found.get(entry.ref)
+                if digest is None and entry.ref < prunable:
+                    report.pruned += 1
+                elif digest is None:
+                    report.missing.append(f"{kind} {format_id(entry.ref)}")
+                elif digest != entry.digest:
+                    report.altered.append(f"{kind} {format_id(entry.ref)}")
+
+
+def export(database: Database) -> Iterator[dict[str, Any]]:
+    """Every segment as plain values: number, time, digest and link in hex, entries."""
+    for number, at, digest, chain, entries in segments(database):
+        yield {
+            "segment": number,
+            "at": at,
+            "digest": digest.hex(),
+            "link": chain.hex(),
+            "entries": [[entry.kind, format_id(entry.ref), entry.digest] for entry in entries],
+        }
+
+
+class StillLive(Exception):
+    """The recipient has jobs that have not ended; cancel them first."""
+
+
+def erase(database: Database, recipient_key: str) -> int:
+    """Remove a recipient (canonical address) from jobs, content only it had, and feedback; how many jobs.
+
+    Decisions, attempts and the chain stay: they hold ids, no address. The suppression list keeps its entry:
+    without it the next import would mail the person again. Raises :class:`StillLive`."""
+    nobody = f"erased-{secrets.token_hex(8)}@erased.invalid"
+    with database.write() as conn:
+        live = conn.execute(
+            select(func.count())
+            .select_from(jobs)
+            .where(jobs.c.recipient_key == recipient_key, jobs.c.state.not_in(list(FINAL)))
+        ).scalar_one()
+        if live:
+            raise StillLive(f"{live} jobs to this recipient have not ended; cancel them first")
+        theirs = select(jobs.c.content_id).where(jobs.c.recipient_key == recipient_key)
+        others = select(jobs.c.content_id).where(jobs.c.recipient_key != recipient_key)
+        conn.execute(
+            delete(contents).where(contents.c.id.in_(theirs), contents.c.id.not_in(others))
+        )
+        conn.execute(
+            update(feedback)
+            .where(feedback.c.recipient_key == recipient_key)
+            .values(recipient_key=None, raw=None, body="{}")
+        )
+        done = conn.execute(
+            update(jobs)
+            .where(jobs.c.recipient_key == recipient_key)
+            .values(recipient=nobody, recipient_key=nobody, variables=None, meta="{}")
+        )
+        return int(done.rowcount)

@@ -1,0 +1,47 @@
+"""Reads the records that the journal seals, in the form they are sealed in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Table, select
+
+from journal.chain import Entry, digest_of
+from mailweir.spool.schema import attempts, decisions, feedback
+
+TABLES: dict[str, Table] = {"decision": decisions, "attempt": attempts, "feedback": feedback}
+"""Sealed kinds. The raw bytes and the body of feedback may hold an address and are erasable, so only its
+other columns are sealed."""
+
+LEFT_OUT = {"feedback": {"raw", "body", "recipient_key"}}
+
+
+def columns_of(kind: str) -> list[str]:
+    """The sealed columns of a kind, in order."""
+    left_out = LEFT_OUT.get(kind, set())
+    return [column.name for column in TABLES[kind].columns if column.name not in left_out]
+
+
+def entry(kind: str, row: Any) -> Entry:
+    """A record as it is sealed."""
+    return Entry(kind, int(row["id"]), digest_of(kind, dict(row)))
+
+
+def after(conn: Connection, kind: str, position: int, before: int, limit: int) -> list[Entry]:
+    """Records with ``position < id <= before``, in id order."""
+    table = TABLES[kind]
+    query = (
+        select(*(table.c[name] for name in columns_of(kind)))
+        .where(table.c.id > position, table.c.id <= before)
+        .order_by(table.c.id)
+        .limit(limit)
+    )
+    return [entry(kind, row) for row in conn.execute(query).mappings()]
+
+
+def by_ids(conn: Connection, kind: str, ids: Sequence[int]) -> dict[int, str]:
+    """Digests of the records as they are now."""
+    table = TABLES[kind]
+    query = select(*(table.c[name] for name in columns_of(kind))).where(table.c.id.in_(ids))
+    return {int(row["id"]): digest_of(kind, dict(row)) for row in conn.execute(query).mappings()}
