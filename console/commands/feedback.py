@@ -1,11 +1,92 @@
-"""``mailweir feedback``: what intake would do with a bounce mail, a complaint or a webhook call."""
+"""``mailweir feedback``: what intake would do with a bounce mail, a complaint or a webhook call.
+
+Works with no stack and no settings, also on what is not ours.
+"""
 
 from __future__ import annotations
 
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
 import typer
+
+from console.output import Exit, Format, OutputOption, emit, fail, print_rows
+from mailweir.contracts.events import Feedback
+
+_FIELDS = ("type", "recipient", "category", "class", "status", "reply", "suppress")
+
+
+def shown(event: Feedback) -> dict[str, Any]:
+    """An event with every field of :data:`_FIELDS`, then whatever else it has."""
+    plain: dict[str, Any] = msgspec.to_builtins(event)
+    return {name: plain.get(name) for name in _FIELDS} | {
+        name: value for name, value in plain.items() if name not in _FIELDS
+    }
+
+
+def _print(events: list[Feedback], output: Format) -> None:
+    rows = [shown(event) for event in events]
+    emit(rows, output, lambda data: print_rows(_FIELDS, [[r[f] for f in _FIELDS] for r in data]))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except OSError as error:
+        fail(f"cannot read {path}: {error.strerror}", Exit.NOT_FOUND)
+
+
+def parse_command(
+    file: Annotated[Path, typer.Argument(help="A mail as it came (RFC 5322), or - for stdin.")],
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Parse a bounce, complaint or automatic answer."""
+    from mailweir.mail.bounce_parse import parse_report
+
+    _print(parse_report(_read(file), now=time.time()), output)
+
+
+def webhook_command(
+    provider: Annotated[str, typer.Option(help="ses, sendgrid, mailgun, postmark, ...")],
+    body: Annotated[Path, typer.Option(help="The raw body, or - for stdin.")],
+    headers: Annotated[
+        Path | None, typer.Option(help="Headers: a JSON object or 'Name: value' lines.")
+    ] = None,
+    secret_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the secret, public key or certificate; default: unverified."),
+    ] = None,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Verify and normalise a webhook call."""
+    from reputation.intake.providers import UnknownProvider
+    from reputation.intake.webhook import BadPayload, Refused, handle, parse_headers
+
+    secret = _read(secret_file).decode("utf-8", "replace").strip() if secret_file else None
+    raw_headers = parse_headers(_read(headers)) if headers else {}
+    try:
+        taken = handle(provider, raw_headers, _read(body), secret=secret, now=time.time())
+    except Refused as error:
+        fail(f"refused: {error}", Exit.REFUSED)
+    except UnknownProvider as error:
+        fail(str(error), Exit.USAGE)
+    except BadPayload as error:
+        fail(f"not a payload of {provider}: {error}", Exit.FAILURE)
+    if secret is None:
+        sys.stderr.write("verified: null (no --secret-file)\n")
+    for problem in taken.problems:
+        sys.stderr.write(f"skipped: {problem}\n")
+    _print(taken.events, output)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    feedback = typer.Typer(help="Show what intake would do with mail or a webhook call.")
+    feedback = typer.Typer(
+        no_args_is_help=True, help="Show what intake would do with mail or a webhook call."
+    )
+    feedback.command("parse")(parse_command)
+    feedback.command("webhook")(webhook_command)
     app.add_typer(feedback, name="feedback")

@@ -31,20 +31,21 @@ _DIAGNOSTIC_TYPE = re.compile(r"^\s*(?:smtp|x-[a-z0-9-]{1,30}|x400|lmtp)\s*;\s*"
 # where another MTA quotes the remote: what follows is the reply itself
 _QUOTED = re.compile(
     r"(?:\bsaid:|\bresponded with:?|\breplied:|\bremote host said:|"
-    r"\bthe error that the other server returned was:|\bthe response (?:from the remote server )?was:|"
-    r"\bremote server (?:returned|replied|responded)(?: with)?:?|\bserver response(?: was)?:|\bsmtp;|<<<)\s*"
+    r"\bthe error that the other server returned was:|"
+    r"\bthe response (?:from the remote server )?was:|"
+    r"\bremote server (?:returned|replied|responded)(?: with)?:?|\bserver response(?: was)?:|"
+    r"\bsmtp;|<<<)\s*"
     r"['\"(]?(?=[245]\d\d[ \-]|[245]\.\d{1,3}\.\d{1,3})",
     re.IGNORECASE,
 )
 _CODE_AT_START = re.compile(r"^\W{0,4}(?:smtp;\s*)?([2-5]\d\d)(?![\d.])(?:[ \-:,#]|$)")
 _CODE_ANYWHERE = re.compile(r"(?<![\d.\-/:#])([45]\d\d)(?=[ \-]\D|[ \-]\d\.\d|:\s)(?!-\d)")
 _ENHANCED = re.compile(r"(?<![\d.])([245])\.(\d{1,2})\.(\d{1,3})(?!\d|\.\d)")
-_CODES_IN_TEXT = re.compile(
-    r"(?:^|(?<=\s))[2-5]\d\d[ \-]+(?=\S)|(?<![\d.])#?[245]\.\d{1,2}\.\d{1,3}(?!\d|\.\d)"
-)
+_ENHANCED_IN_TEXT = re.compile(r"(?<![\d.])#?[245]\.\d{1,2}\.\d{1,3}(?!\d|\.\d)")
 _ADDRESS = re.compile(r"<?[^\s<>()\"',;:=]{1,200}@[a-z0-9.\-\[\]]{1,200}>?")
 _IN_REPLY_TO = re.compile(
-    r"(?:in reply to|after|in response to)\s+(?:the\s+)?(?:smtp\s+)?(end of data|rcpt to|mail from|data|"
+    r"(?:in reply to|after|in response to)\s+(?:the\s+)?(?:smtp\s+)?(end of data|rcpt to|"
+    r"mail from|data|"
     r"helo|ehlo|starttls|initial connection|pipelined end of data)",
     re.IGNORECASE,
 )
@@ -71,7 +72,10 @@ def read(reply: str) -> Reply:
     code = _code(inner) or _code(text)
     enhanced = _enhanced(inner) or _enhanced(text)
     plain = _ADDRESS.sub("<@>", text.lower())
-    plain = _BLANKS.sub(" ", _CODES_IN_TEXT.sub(" ", plain)).strip()
+    plain = _ENHANCED_IN_TEXT.sub(" ", plain)
+    if code is not None:  # the code of every line; another number may be a wait or a size
+        plain = re.sub(rf"(?:^|(?<=[\s;:])){code}[ \-]+(?=\S)", " ", plain + " ")
+    plain = _BLANKS.sub(" ", plain).strip()
     stage = _STAGE_OF[stage_found[1].lower()] if stage_found else None
     return Reply(plain, code, enhanced, stage)
 
@@ -103,12 +107,14 @@ _UNITS = (
     (re.compile(r"^(?:d|days?|tage?n?|jours?|d[ií]as?|天)\b"), 86400.0),
 )
 _WAIT = (
-    r"(?:again|retry|retrying|retries|wait|come back|resend|reconnect|greylist\w*|graylist\w*|gr[ae]y-?list\w*|"
-    r"delay\w*|defer\w*|try|blocked for|expires?|remaining|erneut|r[ée]essay\w*|intente\w*|riprova\w*)"
+    r"(?:again|retry|retrying|retries|wait|come back|resend|reconnect|greylist\w*|graylist\w*|"
+    r"gr[ae]y-?list\w*|"
+    r"delay\w*|defer\w*|try|blocked for|expires?|remaining|erneut|r[ée]essay\w*|intente\w*|"
+    r"riprova\w*)"
 )
 _HINT = re.compile(
-    _WAIT
-    + r"[^\d;]{0,40}?(?:(\d{1,2}):(\d\d):(\d\d)|(\d{1,6})(?:\s*-\s*(\d{1,6}))?\s*([a-z秒分小天íé]{1,9}))"
+    _WAIT + r"[^\d;]{0,40}?(?:(\d{1,2}):(\d\d):(\d\d)|"
+    r"(\d{1,6})(?:\s*-\s*(\d{1,6}))?\s*([a-z秒分小天íé]{1,9}))"
 )
 _HINT_BEFORE = re.compile(
     r"(?:in|after|for|within|at least|\bwait)\s+(?:another\s+)?(\d{1,6})()\s*([a-z]{1,8})"

@@ -1,0 +1,215 @@
+"""A returned mail as the parsers of reports see it: headers and parts, bounded, whatever its shape.
+
+Reports come from forgers and broken software as well: at most 512 KiB, 64 parts and 8 levels are looked
+at, nothing in here raises for what a mail holds, and nothing is fetched, unpacked or answered.
+"""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import re
+from collections.abc import Iterator
+from email.errors import MessageError
+from email.header import decode_header
+from email.message import Message
+from email.utils import getaddresses, parsedate_to_datetime
+
+import msgspec
+
+MAX_BYTES = 512 * 1024
+MAX_PARTS = 64
+MAX_DEPTH = 8
+MAX_TEXT = 64 * 1024
+"""Characters of one part that are looked at."""
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A leaf of the mail; ``kind`` its content type, lower case."""
+
+    kind: str
+    text: str
+
+
+class BounceMail(msgspec.Struct, frozen=True):
+    """What a parser may look at. Header names are lower case; a header may occur several times."""
+
+    headers: dict[str, list[str]]
+    parts: tuple[Part, ...]
+    report_type: str | None  # of multipart/report
+
+    def header(self, name: str) -> str:
+        """The first value of a header, decoded, or ""."""
+        values = self.headers.get(name)
+        return values[0] if values else ""
+
+    def texts(self) -> str:
+        """The human-readable text, HTML stripped when there is nothing else."""
+        plain = [p.text for p in self.parts if p.kind == "text/plain"]
+        if any(t.strip() for t in plain):
+            return "\n".join(plain)[:MAX_TEXT]
+        return "\n".join(_strip_html(p.text) for p in self.parts if p.kind == "text/html")[
+            :MAX_TEXT
+        ]
+
+    def original(self) -> str:
+        """Headers (and perhaps body) of the mail that was returned, or ""."""
+        for part in self.parts:
+            if part.kind in _ORIGINAL:
+                return part.text
+        return ""
+
+
+_ORIGINAL = (
+    "message/rfc822",
+    "message/global",
+    "text/rfc822-headers",
+    "text/rfc822",
+    "message/global-headers",
+    "message/partial",
+)
+_TAGS = re.compile(r"<(?:br|/p|/div|/tr|/li|/h\d|p|div)\b[^>]{0,200}>", re.IGNORECASE)
+_STYLE = re.compile(r"<(style|script|head)\b.{0,20000}?</\1>", re.IGNORECASE | re.DOTALL)
+_ANY_TAG = re.compile(r"</?[a-z!][^<>@]{0,2000}>|<a\b[^<>]{0,500}>", re.IGNORECASE)
+
+
+def _strip_html(text: str) -> str:
+    import html
+
+    text = _TAGS.sub("\n", _STYLE.sub(" ", text[:MAX_TEXT]))
+    return html.unescape(_ANY_TAG.sub(" ", text))
+
+
+def parse_mail(data: bytes) -> BounceMail:
+    """Read a mail; what cannot be read as MIME is one text part."""
+    data = data[:MAX_BYTES].lstrip(b"\r\n")
+    if data.startswith((b"From ", b">From ")):
+        data = data.partition(b"\n")[2]  # an mbox separator
+    try:
+        message = email.message_from_bytes(data, policy=email.policy.compat32)
+        parts = tuple(_parts(message))
+        headers = _headers(message)
+        report_type = message.get_param("report-type")
+    except (MessageError, ValueError, LookupError, RecursionError, TypeError, AttributeError):
+        # the standard parser gives up on some malformed structures: look at the text as it is
+        text = data.decode("utf-8", "replace")
+        return BounceMail({}, (Part("text/plain", text[:MAX_TEXT]),), None)
+    kind = report_type.strip().lower() if isinstance(report_type, str) else None
+    return BounceMail(headers, parts, kind)
+
+
+def _headers(message: Message) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, value in message.items()[:300]:
+        values = found.setdefault(name.lower(), [])
+        if len(values) < 20:
+            values.append(decode(str(value)))
+    return found
+
+
+def decode(value: str) -> str:
+    """A header value with its encoded words decoded, on one line; damaged ones stay as they are."""
+    value = " ".join(value[:4000].split())
+    if "=?" not in value:
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    try:
+        chunks = decode_header(value)
+        return "".join(
+            c if isinstance(c, str) else c.decode(charset or "ascii", "replace")
+            for c, charset in chunks
+        )
+    except (MessageError, ValueError, LookupError):
+        return value
+
+
+def _parts(message: Message) -> Iterator[Part]:
+    stack: list[tuple[Message, int]] = [(message, 0)]
+    seen = 0
+    while stack and seen < MAX_PARTS:
+        current, depth = stack.pop()
+        kind = current.get_content_type()
+        payload = current.get_payload()
+        if kind == "message/rfc822" or (kind in _ORIGINAL and isinstance(payload, list)):
+            seen += 1
+            inner = payload[0] if isinstance(payload, list) and payload else None
+            yield Part(
+                "message/rfc822", _flat(inner) if isinstance(inner, Message) else _text(current)
+            )
+            continue
+        if isinstance(payload, list) and not kind.startswith("message/"):
+            if depth < MAX_DEPTH:
+                stack.extend((p, depth + 1) for p in reversed(payload) if isinstance(p, Message))
+            continue
+        seen += 1
+        if isinstance(payload, list):  # message/delivery-status: a list of header groups
+            blocks = [
+                "\n".join(f"{k}: {v}" for k, v in p.items())
+                for p in payload[:200]
+                if isinstance(p, Message)
+            ]
+            tail = [
+                str(p.get_payload())
+                for p in payload[:200]
+                if isinstance(p, Message) and isinstance(p.get_payload(), str)
+            ]
+            yield Part(kind, "\n\n".join(blocks + tail)[:MAX_TEXT])
+        else:
+            yield Part(kind, _text(current))
+
+
+def _flat(message: Message) -> str:
+    """The embedded mail's headers and the beginning of its body, without walking into it."""
+    lines = [f"{k}: {v}" for k, v in message.items()[:300]]
+    body = message.get_payload()
+    return ("\n".join(lines) + "\n\n" + (body if isinstance(body, str) else ""))[:MAX_TEXT]
+
+
+def _text(part: Message) -> str:
+    raw = part.get_payload(decode=True)
+    if not isinstance(raw, bytes):
+        return str(part.get_payload() or "")[:MAX_TEXT]
+    raw = raw[: 2 * MAX_TEXT]
+    charset = part.get_content_charset() or "utf-8"
+    try:
+        text = raw.decode(charset, "strict")
+    except (LookupError, UnicodeError, ValueError):
+        try:
+            text = raw.decode("utf-8", "strict")
+        except UnicodeError:
+            text = raw.decode("latin-1")
+    return text.replace("\r\n", "\n")[:MAX_TEXT]
+
+
+def header_block(text: str) -> dict[str, list[str]]:
+    """Header fields at the beginning of a text (the original's headers), folded lines joined."""
+    found: dict[str, list[str]] = {}
+    name = ""
+    for line in text.lstrip("\r\n").splitlines()[:400]:
+        if not line.strip():
+            break
+        if line[0] in " \t" and name:
+            found[name][-1] += " " + line.strip()
+            continue
+        name, colon, value = line.partition(":")
+        name = name.strip().lower()
+        if not colon or " " in name:
+            name = ""
+            continue
+        found.setdefault(name, []).append(value.strip())
+    return {k: [decode(v) for v in values] for k, values in found.items()}
+
+
+def addresses(values: list[str]) -> list[str]:
+    """Plain addresses of header values."""
+    try:
+        return [a for _, a in getaddresses([v[:4000] for v in values[:20]]) if "@" in a]
+    except (ValueError, IndexError, RecursionError):
+        return []
+
+
+def date_of(value: str) -> float | None:
+    """Unix seconds of a Date header; None where it cannot be read."""
+    try:
+        return parsedate_to_datetime(value[:100]).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError, OSError):
+        return None

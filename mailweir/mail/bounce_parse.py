@@ -1,0 +1,254 @@
+"""From the bytes of a returned mail to normalised events: what intake and ``mailweir feedback parse`` share.
+
+Order: complaint (ARF, JMRP), RFC 3464 report, automatic answer or challenge, a bounce in words, flufl.bounce.
+Our own token (VERP) is looked for first of all and names the job whatever the text claims. Pure; bounded;
+never raises for what the mail holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+import msgspec
+
+from mailweir.contracts.events import BounceClass, Classification, EventType, Feedback, Suppress
+from mailweir.mail import verp
+from mailweir.mail.arf import Complaint, parse_arf
+from mailweir.mail.autoreply import is_autoreply, is_challenge
+from mailweir.mail.bounce_mail import BounceMail, addresses, date_of, header_block, parse_mail
+from mailweir.mail.bounce_text import last_resort, looks_like_bounce, parse_text
+from mailweir.mail.classify import classify
+from mailweir.mail.dsn import Failed, parse_dsn
+from mailweir.mail.providers import known_provider
+from mailweir.mail.reply import enhanced_of
+
+MAX_AGE = 30 * 86400.0
+"""An event is believed to be at most this old, seconds."""
+
+_TOKEN_HEADERS = (
+    "to",
+    "delivered-to",
+    "x-original-to",
+    "envelope-to",
+    "x-envelope-to",
+    "x-failed-recipients",
+    "cc",
+    "x-delivered-to",
+    "apparently-to",
+)
+
+
+def parse_report(
+    data: bytes,
+    *,
+    now: float,
+    keys: Sequence[bytes] = (),
+    envelope_to: str | None = None,
+) -> list[Feedback]:
+    """The events a mail to the bounce address carries: at least one, of type ``unknown`` when it is no
+    feedback. ``keys`` are those VERP tokens may be signed with; ``envelope_to`` is the RCPT it came for."""
+    mail = parse_mail(data)
+    original = header_block(mail.original())
+    job_id = _job(mail, original, keys, envelope_to, now)
+    at = _occurred(mail.header("date"), now)
+    digest = _digest(data, mail)
+    complaints = parse_arf(mail)
+    if complaints:
+        return [_complaint(c, digest, n, now, job_id) for n, c in enumerate(complaints)]
+    failures = parse_dsn(mail)
+    if failures:
+        failures = [_completed(f, mail, original) for f in failures]
+        return [_failure(f, digest, n, at, job_id, "dsn") for n, f in enumerate(failures)]
+    bounce = looks_like_bounce(mail)
+    if not bounce or "x-failed-recipients" not in mail.headers:
+        answered = _answered(mail, original, digest, at, job_id, bounce)
+        if answered is not None:
+            return [answered]
+    if bounce:
+        failures = parse_text(mail) or _resort(data) or _original_recipient(mail, original)
+        if failures:
+            return [_failure(f, digest, n, at, job_id, "bounce") for n, f in enumerate(failures)]
+    return [_nothing(digest, at, job_id)]
+
+
+def _answered(
+    mail: BounceMail,
+    original: dict[str, list[str]],
+    digest: str,
+    at: float,
+    job_id: int | None,
+    bounce: bool,
+) -> Feedback | None:
+    category = None
+    if not bounce and is_challenge(mail):
+        category = "challenge"
+    elif is_autoreply(mail) and not (
+        bounce and mail.header("auto-submitted").lower().startswith("auto-")
+    ):
+        category = "auto_reply"
+    if category is None:
+        return None
+    sender = addresses(mail.headers.get("from", []))
+    return Feedback(
+        event_id=f"mail:{digest}:0",
+        type=EventType.AUTORESPONDED,
+        provider="autoreply",
+        occurred_at=at,
+        recipient=sender[0] if sender else None,
+        job_id=job_id,
+        category=category,
+        cls=BounceClass.NONE,
+        reply=mail.header("subject")[:200] or None,
+    )
+
+
+def _nothing(digest: str, at: float, job_id: int | None) -> Feedback:
+    return Feedback(
+        event_id=f"mail:{digest}:0",
+        type=EventType.UNKNOWN,
+        provider="mail",
+        occurred_at=at,
+        job_id=job_id,
+        category="unknown",
+        cls=BounceClass.NONE,
+    )
+
+
+def _job(
+    mail: BounceMail,
+    original: dict[str, list[str]],
+    keys: Sequence[bytes],
+    envelope_to: str | None,
+    now: float,
+) -> int | None:
+    """The job our token names: in the envelope, in the report's headers, in the original's."""
+    if not keys:
+        return None
+    places = [envelope_to or ""]
+    for name in _TOKEN_HEADERS:
+        places.extend(mail.headers.get(name, ()))
+    for name in ("return-path", "x-original-return-path", "sender", "errors-to", "x-mailfrom"):
+        places.extend(original.get(name, ()))
+    for part in mail.parts:
+        if part.kind == "message/feedback-report":
+            places.extend(header_block(part.text).get("original-mail-from", ()))
+    for place in places:
+        found = verp.parse(place, keys, now)
+        if found is not None:
+            return found
+    return None
+
+
+def _occurred(value: str, now: float) -> float:
+    at = date_of(value) if value else None
+    return now if at is None else min(max(at, now - MAX_AGE), now)
+
+
+def _digest(data: bytes, mail: BounceMail) -> str:
+    """Names this mail: its Message-ID with its beginning, so that a second copy is the same event."""
+    name = mail.header("message-id").encode() or data
+    return hashlib.sha256(name + b"\0" + mail.header("from").encode()).hexdigest()[:32]
+
+
+def _completed(failed: Failed, mail: BounceMail, original: dict[str, list[str]]) -> Failed:
+    """What the machine part left out, from the rest of the mail."""
+    recipient, reply = failed.recipient, failed.reply
+    if recipient is None or len(reply) < 12:
+        words = parse_text(mail)
+        match = [
+            w
+            for w in words
+            if recipient and w.recipient and w.recipient.lower() == recipient.lower()
+        ]
+        pick = match[0] if match else (words[0] if len(words) == 1 else None)
+        if pick is not None:
+            recipient = recipient or pick.recipient
+            if len(reply) < 12 and pick.reply:
+                own = failed.status if failed.status and enhanced_of(pick.reply) is None else ""
+                reply = f"{own} {pick.reply}".strip()
+    if recipient is None:
+        known = addresses(mail.headers.get("x-failed-recipients", []) or original.get("to", []))
+        recipient = known[0] if len(known) == 1 else None
+    return Failed(recipient, failed.action, failed.status, reply, failed.remote_host)
+
+
+def _original_recipient(mail: BounceMail, original: dict[str, list[str]]) -> list[Failed]:
+    """A bounce that names nobody: the one the original was for."""
+    known = addresses(original.get("x-original-to", []) or original.get("to", []))
+    text = " ".join(mail.texts().split())[:2000]
+    return [Failed(known[0] if len(known) == 1 else None, "failed", None, text)]
+
+
+def _resort(data: bytes) -> list[Failed]:
+    temporary, permanent = last_resort(data)
+    return [Failed(a, "delayed", None, "") for a in sorted(temporary)] + [
+        Failed(a, "failed", None, "") for a in sorted(permanent)
+    ]
+
+
+_ACTIONS = {
+    "delayed": EventType.DEFERRED,
+    "delivered": EventType.DELIVERED,
+    "relayed": EventType.SENT,
+    "expanded": EventType.SENT,
+}
+
+
+def classify_failure(reply: str, status: str | None, recipient: str | None) -> Classification:
+    """Diagnostic text before Status before nothing (RFC 3464 2.3.4, 2.3.6)."""
+    domain = (recipient or "").rpartition("@")[2]
+    provider = known_provider(domain) if domain else None
+    found = classify(reply, provider=provider, stage="dsn")
+    if status is not None and (found.category == "unknown" or found.confidence < 0.6):
+        by_status = classify(status, provider=provider, stage="dsn")
+        if by_status.category != "unknown":
+            return by_status
+    return found
+
+
+def _failure(
+    failed: Failed, digest: str, number: int, at: float, job_id: int | None, provider: str
+) -> Feedback:
+    event = _ACTIONS.get(failed.action, EventType.BOUNCED)
+    reply = re.sub(r"^\s*(?:smtp|x-[\w-]{1,30})\s*;\s*", "", failed.reply, flags=re.IGNORECASE)
+    base = Feedback(
+        event_id=f"mail:{digest}:{number}",
+        type=event,
+        provider=provider,
+        occurred_at=at,
+        recipient=failed.recipient,
+        job_id=job_id,
+        remote_host=failed.remote_host,
+        cls=BounceClass.NONE,
+        status=failed.status or enhanced_of(failed.reply),
+        reply=reply[:2000] or None,
+    )
+    if event in (EventType.DELIVERED, EventType.SENT):
+        return base
+    found = classify_failure(failed.reply, failed.status, failed.recipient)
+    cls, suppress = found.cls, found.suppress
+    if event is EventType.DEFERRED:
+        cls = BounceClass.SOFT if cls is BounceClass.HARD else cls
+        suppress = None
+    return msgspec.structs.replace(base, category=found.category, cls=cls, suppress=suppress)
+
+
+def _complaint(
+    complaint: Complaint, digest: str, number: int, now: float, job_id: int | None
+) -> Feedback:
+    guilty = complaint.type is not EventType.UNKNOWN
+    return Feedback(
+        event_id=f"mail:{digest}:{number}",
+        type=complaint.type,
+        provider="arf",
+        occurred_at=_occurred(complaint.arrival, now),
+        recipient=complaint.recipient,
+        job_id=job_id,
+        category=None if guilty else complaint.feedback_type[:32],
+        cls=BounceClass.NONE,
+        suppress=Suppress("recipient", None) if guilty else None,
+        user_agent=complaint.user_agent,
+        reply=f"feedback-type: {complaint.feedback_type[:64]}",
+    )

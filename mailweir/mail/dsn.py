@@ -1,0 +1,132 @@
+"""Delivery status notifications as RFC 3464 and 6533 write them, and as MTAs write them instead."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from mailweir.mail.bounce_mail import BounceMail, header_block
+from mailweir.mail.reply import code_of, enhanced_of
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """One recipient of a report."""
+
+    recipient: str | None
+    action: str  # failed | delayed | delivered | relayed | expanded
+    status: str | None  # enhanced code
+    reply: str  # the remote's words, or the reporter's
+    remote_host: str | None = None
+
+
+_STATUS_PARTS = ("message/delivery-status", "message/global-delivery-status")
+_GROUPS = re.compile(r"\n[ \t]*\n+")
+_ADDRESS = re.compile(r"[^\s<>()\[\],;:\"']{1,200}@[^\s<>()\[\],;:\"']{1,255}")
+_ACTIONS = {"failed", "delayed", "delivered", "relayed", "expanded"}
+_STATUS = re.compile(r"(?<![\d.])([245])\.(\d{1,3})\.(\d{1,3})(?![\d.])")
+
+
+def recipient_of(value: str) -> str | None:
+    """The address in ``rfc822; <a@b>``, ``LOCAL;a@b``, ``utf-8; a@b``; None for X.400 and the like."""
+    _, semicolon, rest = value.partition(";")
+    text = (rest if semicolon else value).strip()
+    if not text or value.lower().lstrip().startswith("x400"):
+        return None
+    quoted = re.search(r'<?("[^"]{1,100}"@[^\s<>;]{1,255})>?', text)
+    if quoted:
+        return quoted[1]
+    found = _ADDRESS.search(text)
+    if found is None:
+        return None
+    address = found[0].strip(".'`")
+    address = re.sub(r"\\x\{([0-9A-Fa-f]{1,6})\}", _unxtext, address)
+    return address.replace("+2B", "+").replace("+3D", "=")
+
+
+def _unxtext(match: re.Match[str]) -> str:
+    point = int(match[1], 16)
+    return chr(point) if 0x20 < point < 0x110000 and not 0xD800 <= point < 0xE000 else "?"
+
+
+def status_text(mail: BounceMail) -> str | None:
+    """The machine-readable part; also where it came as plain text or as an attachment."""
+    for part in mail.parts:
+        if part.kind in _STATUS_PARTS:
+            return part.text
+    for part in mail.parts:
+        if part.kind.startswith(("text/", "application/octet", "message/")) and re.search(
+            r"^(?:final|original)-recipient:", part.text, re.IGNORECASE | re.MULTILINE
+        ):
+            return part.text
+    return None
+
+
+def parse_dsn(mail: BounceMail) -> list[Failed]:
+    """The recipients an RFC 3464 report names, at most 1,000; empty when it is none."""
+    text = status_text(mail)
+    if text is None:
+        return []
+    found: list[Failed] = []
+    remote = None
+    for block in _GROUPS.split(text.replace("\r\n", "\n"))[:1002]:
+        fields = header_block(block)
+        remote = _typed(fields, "reporting-mta") or remote
+        if any(k in fields for k in ("final-recipient", "original-recipient", "action")):
+            found.append(_group(fields, remote))
+    return found
+
+
+def _typed(fields: dict[str, list[str]], name: str) -> str | None:
+    value = (fields.get(name) or [""])[0]
+    return value.rpartition(";")[2].strip()[:255] or None
+
+
+def _group(fields: dict[str, list[str]], reporter: str | None) -> Failed:
+    recipient = None
+    for name in ("original-recipient", "final-recipient", "x-actual-recipient"):
+        for value in fields.get(name, ()):
+            recipient = recipient or recipient_of(value)
+    status = None
+    for value in fields.get("status", ()):
+        found = _STATUS.search(value)
+        if found:
+            status = f"{found[1]}.{int(found[2])}.{int(found[3])}"
+    action = (fields.get("action") or ["failed"])[0].split(maxsplit=1)[:1]
+    word = action[0].strip("();,.").lower() if action else "failed"
+    if word not in _ACTIONS:
+        word = {"2": "delivered", "4": "delayed"}.get((status or "5")[0], "failed")
+    diagnostic = " ".join(" ".join(fields.get("diagnostic-code", ())).split())
+    return Failed(
+        recipient,
+        word,
+        status,
+        with_status(diagnostic, status)[:2000],
+        _typed(fields, "remote-mta") or reporter,
+    )
+
+
+_EMPTY = re.compile(r"^\s*(?:smtp|x-[\w-]+|unknown)?\s*;?\s*$", re.IGNORECASE)
+
+
+def with_status(diagnostic: str, status: str | None) -> str:
+    """The diagnostic text, with the Status field's code where the text has none of its own."""
+    if _EMPTY.match(diagnostic):
+        return status or ""
+    if status is None or enhanced_of(diagnostic) is not None:
+        return diagnostic
+    if status.endswith(".0.0") and code_of(diagnostic) is not None:
+        return diagnostic
+    code = code_of(diagnostic)
+    if code is None:
+        kind, semicolon, rest = diagnostic.partition(";")
+        return (
+            f"{kind}; {status} {rest.strip()}"
+            if semicolon and len(kind) < 20
+            else f"{status} {diagnostic}"
+        )
+    return (
+        re.sub(rf"\b{code}[ \-]", f"{code} {status} ", diagnostic, count=1)
+        if f"{code} " in diagnostic or f"{code}-" in diagnostic
+        else f"{diagnostic} {status}"
+    )
