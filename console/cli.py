@@ -12,9 +12,11 @@ COMMANDS: tuple[str, ...] = (
     "classify",
     "feedback",
     "flower",
+    "keys",
     "look",
     "simulator",
     "run",
+    "send",
     "up",
 )
 

@@ -1,0 +1,1 @@
+"""What ``mailweir send`` does: read files, submit through the client, report line by line."""
