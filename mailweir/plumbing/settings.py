@@ -244,6 +244,23 @@ class DnsSettings(Section):
     )
 
 
+class SecretsSettings(Section):
+    ttl: float = Field(
+        60.0, ge=0, description="Seconds a value from Vault or AWS is used before it is asked again."
+    )
+    timeout: float = Field(5.0, gt=0, description="Seconds of one request to Vault or AWS.")
+    tries: int = Field(3, ge=1, description="Requests before a secret counts as unavailable.")
+    vault_url: str | None = Field(
+        None, description="Vault's address; default: VAULT_ADDR. Its token comes from VAULT_TOKEN."
+    )
+    aws_region: str | None = Field(
+        None, description="Region of AWS Secrets Manager; default: AWS_REGION."
+    )
+    aws_url: str | None = Field(
+        None, description="Endpoint of AWS Secrets Manager; default: the region's own."
+    )
+
+
 class ReputationSettings(Section):
     publish_every: float = Field(
         1.0, gt=0, description="Real seconds between two snapshots at least."
@@ -314,6 +331,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     smtp: SmtpSettings = SmtpSettings()
     dns: DnsSettings = DnsSettings()
+    secrets: SecretsSettings = SecretsSettings()
     reputation: ReputationSettings = ReputationSettings()
     spool: SpoolSettings = SpoolSettings()
     flower: FlowerSettings = FlowerSettings()

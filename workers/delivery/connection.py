@@ -14,6 +14,7 @@ from mailweir.contracts.policy import Auth
 from mailweir.plumbing.secrets import Secrets, SecretUnavailable
 from mailweir.plumbing.settings import SmtpSettings
 from workers.delivery.conversation import Handshake
+from workers.delivery.proxy import ProxyFailed, parse_proxy, through
 from workers.delivery.smtp import Dialogue, PipelinedProtocol, SessionLost, tls_trouble
 from workers.delivery.tls import client_context
 from workers.delivery.types import Hop, TlsMode
@@ -212,6 +213,8 @@ def _word(trouble: Exception, stage: str) -> tuple[str, None, str]:
         return "refused", None, "connection refused"
     if isinstance(trouble, ConnectionError):
         return "reset", None, f"connection lost: {type(trouble).__name__}"
+    if isinstance(trouble, ProxyFailed):
+        return "proxy", None, str(trouble)
     if isinstance(trouble, socket.gaierror):
         return "dns", None, "the host name has no address"
     return "unreachable", None, f"cannot connect: {getattr(trouble, 'strerror', None) or trouble}"
@@ -224,28 +227,40 @@ async def _reach(to: Dial, settings: SmtpSettings) -> tuple[socket.socket, str]:
     if to.bind is not None:
         family = socket.AF_INET6 if ":" in to.bind else socket.AF_INET
     async with asyncio.timeout(settings.connect):
-        if to.hop.address is None:
+        peer = to.hop.address
+        if peer is None:
             infos = await loop.getaddrinfo(
                 to.hop.host, to.hop.port, family=family, type=socket.SOCK_STREAM
             )
-            family, _, _, _, sockaddr = infos[0]
-        else:
-            family = socket.AF_INET6 if ":" in to.hop.address else socket.AF_INET
-            sockaddr = (to.hop.address, to.hop.port)
-        peer = str(sockaddr[0])
+            peer = str(infos[0][4][0])
         if is_private(peer) and not (to.hop.trusted or settings.allow_private):
             raise _Refused("private", f"{to.hop.host} is at a private address ({peer})")
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        if to.proxy is None:
+            return await _open(peer, to.hop.port, to.bind), peer
+        scheme, host, port = parse_proxy(to.proxy)
+        infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        sock = await _open(str(infos[0][4][0]), port, None)
         try:
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if to.bind is not None:
-                sock.bind((to.bind, 0))
-            await loop.sock_connect(sock, sockaddr[:2])
+            await through(sock, scheme, to.bind, peer, to.hop.port)
         except BaseException:
             sock.close()
             raise
-    return sock, peer
+        return sock, peer
+
+
+async def _open(address: str, port: int, bind: str | None) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if bind is not None:
+            sock.bind((bind, 0))
+        await asyncio.get_running_loop().sock_connect(sock, (address, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 async def _hello(connection: Connection, to: Dial, settings: SmtpSettings) -> Dialogue:

@@ -7,16 +7,17 @@ import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 from mailweir.contracts.policy import Provider, Source
+from mailweir.mail.classify import classify
 from mailweir.plumbing.secrets import Secrets
 from mailweir.plumbing.settings import Settings
 from workers.delivery import conversation
 from workers.delivery.connection import ConnectFailed, Connection, Dial, dial
 from workers.delivery.conversation import hide
 from workers.delivery.pool import OnChange, Place, Pool
-from workers.delivery.transaction import Broken, Mailer
+from workers.delivery.transaction import Broken, Mailer, Take
 from workers.delivery.types import Destination, Envelope, Hop, Result, TlsMode
 
 BeforeBody = Callable[[Envelope], Awaitable[bool]]
@@ -24,6 +25,7 @@ OnResult = Callable[[Result], None]
 
 MAILS_PER_OPENING = 4  # a connection is opened when it has at least so many mails to carry
 TRIES = 3  # times an envelope may be begun again, beyond once per host
+HOST_FAULTS = frozenset({"server_error", "network_error"})  # categories that blame one host
 
 
 @cache
@@ -53,21 +55,50 @@ class _Work:
         self.tls = tls
         self.before_body = before_body
         self.on_result = on_result
-        self.dead: dict[Hop, ConnectFailed | Broken] = {}
+        self.envelopes = {envelope.job_id: envelope for envelope in envelopes}
+        self.dead: dict[Hop, ConnectFailed | Broken | Result] = {}
         self.begun: dict[int, int] = {}
         self.login_failed: ConnectFailed | None = None
         self.started = asyncio.get_running_loop().time()
 
-    async def take(self) -> Envelope | None:
-        """The next envelope that may go."""
-        while self.queue:
-            envelope = self.queue.popleft()
-            if await self.before_body(envelope):
-                return envelope
-        return None
+    def alive(self) -> bool:
+        """A host is left."""
+        return any(hop not in self.dead for hop in self.hops)
 
-    def settle(self, envelope: Envelope, failed: ConnectFailed | Broken | None, host: str) -> None:
+    def taker(self, hop: Hop) -> Take:
+        """Gives the next envelope that may go, as long as ``hop`` is worth it."""
+
+        async def take() -> Envelope | None:
+            while self.queue and hop not in self.dead:
+                envelope = self.queue.popleft()
+                if await self.before_body(envelope):
+                    return envelope
+            return None
+
+        return take
+
+    def judge(self, hop: Hop, result: Result) -> None:
+        """Pass a result on; but where 450 or 451 say that this host is sick (S35), try the next one."""
+        sick = (
+            result.code in (450, 451)
+            and result.stage in ("mail", "rcpt", "data")
+            and len(self.hops) > 1
+            and classify(result.reply, stage=result.stage).category in HOST_FAULTS
+        )
+        if sick:
+            self.dead[hop] = result
+            if self.alive():
+                self.queue.appendleft(self.envelopes[result.job_id])
+                return
+        self.on_result(result)
+
+    def settle(
+        self, envelope: Envelope, failed: ConnectFailed | Broken | Result | None, host: str
+    ) -> None:
         """End an envelope by a connection-layer failure."""
+        if isinstance(failed, Result):
+            self.on_result(replace(failed, job_id=envelope.job_id))
+            return
         if isinstance(failed, Broken):
             reply = failed.lost.reply
             self.on_result(
@@ -214,7 +245,10 @@ class Transport:
             key, connection = opened
             opened = None
             budget = work.provider.per_connection - connection.mails
-            mailer = Mailer(connection, self._settings, work.take, work.on_result, budget)
+            hop = connection.dial.hop
+            mailer = Mailer(
+                connection, self._settings, work.taker(hop), partial(work.judge, hop), budget
+            )
             broken = None
             try:
                 broken = await mailer.run()
@@ -239,8 +273,7 @@ class Transport:
         if moves and not connection.accepted:
             # a host that took nothing on this connection is left; one that did may just have a limit
             work.dead[connection.dial.hop] = broken
-        alive = any(hop not in work.dead for hop in work.hops)
-        if moves and alive and tries < TRIES + len(work.hops):
+        if moves and work.alive() and tries < TRIES + len(work.hops):
             work.queue.appendleft(envelope)
         else:
             work.settle(envelope, broken, connection.name)

@@ -84,7 +84,7 @@ class Result:
 
     ``stage``: dns, connect, banner, ehlo, starttls, auth, mail, rcpt, data, dot (HTTP APIs: dot).
     ``error`` is None where the remote's reply decided; else one word: timeout, refused, unreachable,
-    reset, closed, tls, malformed, auth, private, dns. ``dot_sent`` and no reply: uncertain (N41).
+    reset, closed, tls, malformed, auth, private, proxy, dns. ``dot_sent`` and no reply: uncertain (N41).
     """
 
     job_id: int

@@ -151,12 +151,21 @@ class _Session:
                 continue
             answer = await self._say({"EHLO": "ehlo", "HELO": "helo"}.get(verb, verb.lower()))
             if verb == "STARTTLS" and answer.startswith("220"):
-                assert self.server.tls is not None
-                await self.writer.start_tls(self.server.tls)
+                await self._start_tls()
             elif verb == "DATA" and answer.startswith("354"):
                 await self._read_body()
             elif verb == "QUIT":
                 return
+
+    async def _start_tls(self) -> None:
+        if self.server.tls is None:
+            raise ConnectionError  # promised what it cannot do: hangs up
+        plain = self.writer.transport
+        await self.writer.start_tls(self.server.tls)
+        if self.writer.transport is None:
+            # the client hung up in the handshake; 3.11 leaves a writer its __del__ trips over
+            self.writer._transport = plain  # type: ignore[attr-defined]  # private of asyncio
+            raise ConnectionError
 
     async def _read_body(self) -> None:
         lines: list[bytes] = []
