@@ -92,6 +92,8 @@ def run_router(buckets: Sequence[Bucket]) -> None:
 
 def run_worker(queues: Sequence[str], concurrency: int | None) -> None:
     """Become a Celery worker of these queues."""
+    # Celery reads it when its pools are imported, which workers.main already causes
+    os.environ["CELERY_CUSTOM_WORKER_POOL"] = "workers.pool:TaskPool"
     from workers.main import run
 
     settings = load()
@@ -108,11 +110,11 @@ def run_worker(queues: Sequence[str], concurrency: int | None) -> None:
 
 def run_reputation() -> None:
     """Reputation manager, suppression listener, journal listener."""
-    from console.parts import reputation_threads
+    from console.parts import reputation_process
 
     settings = start("reputation")
     with ExitStack() as stack:
-        reputation_threads(settings, clock_of(settings), stack).run(Stop())
+        reputation_process(settings, clock_of(settings), stack).run(Stop())
 
 
 def run_flower() -> None:

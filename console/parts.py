@@ -6,11 +6,15 @@ import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+import redis
+
 from console.operate import Operator
 from console.pages import Pages
 from console.reading import Reader
 from console.session import Sessions
+from console.threads import Threads
 from console.web import Part
+from journal.recorder import Recorder
 from mailweir.contracts.job import Bucket
 from mailweir.contracts.policy import Policy
 from mailweir.plumbing import keys
@@ -37,6 +41,7 @@ from router.reconciler import Reconciler
 from router.snapshots import SnapshotReader
 from router.window import Windows
 from suppression.guard import Guard
+from suppression.listener import SuppressionListener
 from suppression.unsubscribe import routes as unsubscribe_routes
 
 
@@ -79,7 +84,7 @@ def router_loop(
             spool,
             publisher,
             Guard(client, database, secret, clock),
-            RecipientLimit(client, clock, derive(secret, "recipients")),
+            RecipientLimit(client, clock, derive(secret, "recipients"), spool.recipient_attempts),
             clock,
             router,
         ),
@@ -126,3 +131,18 @@ def ingress_door(settings: Settings, clock: Clock, stack: ExitStack) -> Publishe
     acceptor, reception = open_reception(settings, clock, database, spool)
     stack.callback(acceptor.close)
     return PublishedDoor(reception, KeyRing(database), database, clock)
+
+
+def reputation_process(settings: Settings, clock: Clock, stack: ExitStack) -> Threads:
+    """Reputation manager, suppression listener and journal recorder, each in a thread of its own."""
+    database, _ = spool_of(settings, clock, stack)
+    secret = master_key(settings)
+
+    def client() -> redis.Redis:
+        made = connect(settings)
+        stack.callback(made.close)
+        return made
+
+    suppression = SuppressionListener(client(), database, secret, clock)
+    recorder = Recorder(database, clock)
+    return Threads({"suppression": suppression.run, "journal": recorder.run})

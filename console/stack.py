@@ -100,6 +100,8 @@ def _first_policy(settings: Settings, database: Database) -> None:
         )
         return
     text = settings.policy.read_text(encoding="utf-8")
+    from router.policy.loader import load as load_policy
+
     loaded = load_policy(text, file=str(settings.policy))
     policies.apply(database, loaded.policy, text, author="up", reason="first start", now=now)
 

@@ -155,11 +155,11 @@ class Dispatcher:
             return {want.job_id: RecipientRoom(now + RETRY_LIMIT, 0) for want in asking}
         return {
             want.job_id: RecipientRoom(
-                now + want.limit.per if place.refused else place.at,
+                now + (want.limit.per if place.refused else place.wait),
                 MOST_HELD if place.refused else 0,
             )
             for want, place in zip(asking, places, strict=True)
-            if place.refused or place.at > now
+            if place.refused or place.wait > 0
         }
 
     def _carry_out(

@@ -1,6 +1,6 @@
 -- reserve(KEYS[i] = mw:rcpt:<keyed hash of a recipient>;
 --         ARGV = origin, rate, then per key: limit, per (policy seconds), job id, most held)
--- -> per key the policy time at which the job may go (now or later), or -1: too many are held already.
+-- -> per key the policy seconds until the job may go (0: now), or -1: too many are held already.
 --
 -- A sorted set per recipient: member = job id, score = the time its mail goes out. At most `limit`
 -- members lie in any span of `per` seconds. A job that asks again keeps its place; one whose time has
@@ -36,6 +36,6 @@ for i, key in ipairs(KEYS) do
     redis.call('ZADD', key, string.format('%.6f', place), job)
     redis.call('PEXPIRE', key, math.ceil((place - now + per) / rate * 1000) + 1000)
   end
-  answers[i] = string.format('%.6f', place)
+  answers[i] = place < 0 and '-1' or string.format('%.6f', place - now)
 end
 return answers

@@ -6,11 +6,14 @@ Redis) is recounted from the attempts of the last hour before anything is let th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import redis
+import structlog
+from redis.exceptions import RedisError
 
 from mailweir.contracts.policy import Throttle
 from mailweir.plumbing import keys
@@ -20,13 +23,23 @@ from mailweir.plumbing.install import keyed_hash
 MOST_HELD = 20
 """Jobs held per recipient; what comes on top is refused (S21)."""
 
+COUNTED = 3600.0
+"""Policy seconds that are recounted after a lost Redis."""
+
+TRUST = 1.0  # real seconds between two looks whether this is still the same Redis
+
+log = structlog.get_logger(__name__)
 _SCRIPT = Path(__file__).with_name("recipients.lua").read_text()
 
 
-class Place(NamedTuple):
-    """When a job may go; ``refused``: too many wait for this recipient already."""
+class EpochLost(RedisError):
+    """Redis has no epoch: its state is gone and nobody has begun a new one."""
 
-    at: float
+
+class Place(NamedTuple):
+    """How long a job must wait, policy seconds; ``refused``: too many wait for this recipient already."""
+
+    wait: float
     refused: bool
 
 
@@ -41,7 +54,16 @@ class Want(NamedTuple):
 class RecipientLimit:
     """Reserves places in Redis."""
 
-    def __init__(self, client: redis.Redis, clock: Clock, secret: bytes) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        clock: Clock,
+        secret: bytes,
+        recent: Callable[[float], dict[str, list[float]]],
+    ) -> None:
+        """``recent(since)``: times of attempts by recipient key, from the spool."""
+        self._recent = recent
+        self._trusted_until = 0.0
         self._redis = client
         self._clock = clock
         self._secret = secret
@@ -55,6 +77,7 @@ class RecipientLimit:
         """A place for each. Raises ``redis.exceptions.RedisError`` when Redis is away."""
         if not wants:
             return []
+        self._ensure()
         args: list[Any] = [*self._clock.lua_args]
         for want in wants:
             args += [want.limit.count, want.limit.per, want.job_id, MOST_HELD]
@@ -62,19 +85,32 @@ class RecipientLimit:
             list[bytes],
             self._script(keys=[self.key(want.recipient_key) for want in wants], args=args),
         )
-        places = [float(value) for value in found]
-        return [Place(place, place < 0) for place in places]
+        waits = [float(value) for value in found]
+        return [Place(max(0.0, wait), wait < 0) for wait in waits]
 
-    def recount(self, sent: Iterable[tuple[str, int, float]]) -> int:
-        """Rebuild from ``(recipient_key, job_id, at)`` of the last hour; how many were counted."""
+    def _ensure(self) -> None:
+        """Recount once where Redis lost its state: nothing is granted on counts that are gone."""
+        if time.monotonic() < self._trusted_until:
+            return
+        epoch, ready = cast(list[bytes | None], self._redis.mget(keys.EPOCH, keys.RECIPIENTS_READY))
+        if epoch is None:
+            raise EpochLost("no epoch yet: a worker begins one")
+        if epoch != ready:
+            count = self._recount()
+            self._redis.set(keys.RECIPIENTS_READY, epoch)
+            log.info("recipient limits recounted", attempts=count)
+        self._trusted_until = time.monotonic() + TRUST
+
+    def _recount(self) -> int:
+        """Places from the attempts of the last hour (an attempt counts like a job: on the safe side)."""
         count = 0
         pipe = self._redis.pipeline(transaction=False)
-        for recipient_key, job_id, at in sent:
+        for recipient_key, times in self._recent(self._clock.now() - COUNTED).items():
             key = self.key(recipient_key)
-            pipe.zadd(key, {str(job_id): at}, gt=True)
-            pipe.expire(key, 2 * 3600)
-            count += 1
-            if count % 1000 == 0:
+            pipe.zadd(key, {f"{at:.6f}": at for at in times})
+            pipe.pexpire(key, int(self._clock.real(COUNTED) * 1000) + 1000)
+            count += len(times)
+            if len(pipe) >= 1000:
                 pipe.execute()
         pipe.execute()
         return count

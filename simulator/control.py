@@ -19,6 +19,7 @@ import msgspec
 
 from mailweir.plumbing.clock import Clock
 from simulator.behaviour import Behaviour
+from simulator.certificate import server_context
 from simulator.profiles import DOMAINS, HOSTS, PROFILES
 from simulator.smtp import Provider, Session
 from simulator.witness import Witness
@@ -41,10 +42,11 @@ class Simulator:
     ) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        tls = server_context(folder)
         self.witness = Witness(folder / "witness.jsonl", keep=folder / "mail" if keep else None)
         self._profiles = profiles or PROFILES
         self.providers = {
-            name: Provider(name, msgspec.structs.replace(behaviour), self.witness, clock)
+            name: Provider(name, msgspec.structs.replace(behaviour), self.witness, clock, tls=tls)
             for name, behaviour in self._profiles.items()
         }
         self._servers: list[asyncio.Server] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ class Provider:
     memory: Memory = field(default_factory=Memory)
     refusals: dict[str, int] = field(default_factory=dict)
     chance: Callable[[], float] = random.random
+    tls: ssl.SSLContext | None = None  # offers STARTTLS (RFC 3207)
     sessions: set[Session] = field(default_factory=set)
 
 
@@ -46,6 +48,8 @@ class Session(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._busy: asyncio.TimerHandle | None = None
         self._closing = False
+        self._secure = False
+        self._upgrade: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -84,7 +88,7 @@ class Session(asyncio.Protocol):
     def _work(self) -> None:
         """Answer what is buffered, in order, stopping where a reply is to be slow."""
         self._busy = None
-        while not self._closing:
+        while not self._closing and self._upgrade is None:
             if self._data:
                 end = self._find_end()
                 if end < 0:
@@ -134,6 +138,8 @@ class Session(asyncio.Protocol):
                     f"SIZE {behaviour.size}",
                     *behaviour.extensions,
                 ]
+                if self._p.tls is not None and not self._secure:
+                    lines.append("STARTTLS")
                 self._say(
                     "\r\n".join(f"250-{text}" for text in lines[:-1]) + f"\r\n250 {lines[-1]}"
                 )
@@ -181,6 +187,8 @@ class Session(asyncio.Protocol):
         elif verb == "RSET":
             self._reset()
             self._say("250 2.0.0 OK")
+        elif verb == "STARTTLS" and self._p.tls is not None and not self._secure:
+            self._starttls()
         elif verb == "NOOP":
             self._say("250 2.0.0 OK")
         elif verb == "QUIT":
@@ -219,6 +227,31 @@ class Session(asyncio.Protocol):
             self._busy = asyncio.get_running_loop().call_later(behaviour.slow_dot, self._resume)
             return True
         return False
+
+    def _starttls(self) -> None:
+        """Answer 220 and upgrade; what was sent in clear after STARTTLS is dropped (RFC 3207 6)."""
+        assert self._transport is not None
+        assert self._p.tls is not None
+        transport, context = self._transport, self._p.tls
+        self._say("220 2.0.0 Ready to start TLS")
+        self._flush()
+        self._buffer.clear()
+        self._reset()
+        transport.pause_reading()
+
+        async def upgrade() -> None:
+            loop = asyncio.get_running_loop()
+            try:
+                secure = await loop.start_tls(transport, self, context, server_side=True)
+            except (OSError, ssl.SSLError):
+                transport.abort()
+                return
+            self._transport = secure
+            self._secure = True
+            self._upgrade = None
+            self._work()
+
+        self._upgrade = asyncio.get_running_loop().create_task(upgrade())
 
     # --- small parts
 

@@ -160,19 +160,12 @@ def _trace_table(data: Any) -> None:
             title=f"{one['id']} to {one['recipient']}: {one['state']}{reason}",
         )
         for entry in one["timeline"]:
-            if entry.get("conversation"):
+            talk = entry.get("conversation")
+            if talk:
                 print_rows(
-                    ("ms", "", f"conversation of {_time(entry['at'])}"),
-                    [_step(step) for step in entry["conversation"]],
+                    ("ms", "", f"with {talk['host']}{', TLS' if talk['tls'] else ''}"),
+                    talk["steps"],
                 )
-
-
-def _step(step: Any) -> tuple[object, object, object]:
-    if isinstance(step, dict):
-        return step.get("ms", ""), step.get("who", ""), step.get("text", "")
-    if isinstance(step, list) and len(step) == 3:
-        return step[0], step[1], step[2]
-    return "", "", step
 
 
 def _time(at: float) -> str:

@@ -44,6 +44,7 @@ EVENTS = "mw:events"  # stream: ids of attempts/feedback just committed
 SUPPRESSION = "mw:suppression"  # hash: canonical key -> compact entry (keyed hash of the address)
 SUPPRESSION_READY = "mw:suppression:ready"  # string: epoch the projection was built for
 COUNTERS_READY = "mw:counters:ready"  # string: epoch the hour/day counters were recounted for
+RECIPIENTS_READY = "mw:rcpt:ready"  # string: epoch the per-recipient limits were recounted for
 BOUNCE_GUARD = "mw:guard:{provider}"
 WORKERS = "mw:workers"  # hash: worker name -> JSON heartbeat (queues, sources, real time)
 FLEET = "mw:fleet:{queue}"  # hash: ten-second slot -> jobs finished

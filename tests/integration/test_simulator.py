@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import smtplib
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -102,4 +103,24 @@ async def test_reset_after_the_dot_leaves_a_record(simulator: Simulator, tmp_pat
     simulator.providers["gmail"].behaviour.after_dot = "reset"
     with pytest.raises(smtplib.SMTPServerDisconnected):
         await asyncio.to_thread(submit, port(simulator, "gmail.com"), "x@gmail.com")
+    assert len(list(read(tmp_path / "witness.jsonl"))) == 1
+
+
+def submit_tls(where: int, recipient: str) -> tuple[int, bytes]:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with smtplib.SMTP("127.0.0.1", where, timeout=10) as client:
+        client.ehlo("test")
+        client.starttls(context=context)
+        client.ehlo("test")
+        assert not client.has_extn("starttls")
+        client.mail("a@sender.test")
+        client.rcpt(recipient)
+        return client.data(MAIL)
+
+
+async def test_starttls(simulator: Simulator, tmp_path: Path) -> None:
+    code, _ = await asyncio.to_thread(submit_tls, port(simulator, "gmail.com"), "x@gmail.com")
+    assert code == 250
     assert len(list(read(tmp_path / "witness.jsonl"))) == 1
