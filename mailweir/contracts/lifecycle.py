@@ -111,3 +111,12 @@ def check_move(old: State, new: State) -> None:
     if new not in MOVES[old]:
         allowed = ", ".join(sorted(MOVES[old])) or "none"
         raise IllegalMove(f"a {old} job cannot become {new}; allowed: {allowed}")
+
+
+def render_mermaid() -> str:
+    """The table as a Mermaid state diagram, for ``docs/lifecycle.md``."""
+    lines = ["stateDiagram-v2", "    [*] --> accepted"]
+    for old in State:
+        lines += [f"    {old} --> {new}" for new in State if new in MOVES[old]]
+    lines += [f"    {state} --> [*]" for state in State if state in FINAL]
+    return "\n".join(lines) + "\n"

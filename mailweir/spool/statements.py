@@ -53,6 +53,13 @@ def _update(table: str, sets: str, columns: dict[str, str]) -> Statement:
     )
 
 
+# --- ids ----------------------------------------------------------------------------------------
+NODE_NEXT = _both(
+    "INSERT INTO positions (listener, position, updated_at) VALUES ('ids', '1', ?) "
+    "ON CONFLICT (listener) DO UPDATE SET updated_at = excluded.updated_at, "
+    "position = CAST(CAST(positions.position AS bigint) + 1 AS text) RETURNING position"
+)
+
 # --- doors --------------------------------------------------------------------------------------
 MESSAGES_KNOWN = _both("SELECT id FROM messages WHERE id {ids}")
 KEYS_KNOWN: Statement = (

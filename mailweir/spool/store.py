@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from mailweir.contracts.ids import use_node
 from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.database import migrate, open_database
 from mailweir.plumbing.settings import Settings
+from mailweir.spool import statements as sql
 from mailweir.spool.doors import Doors
 from mailweir.spool.operating import Operating
 from mailweir.spool.reading import Reading, Whereabouts
@@ -33,16 +35,26 @@ class Spool(Doors, Routing, Working, Reconciling, Operating, Reading):
     clock. Every operation may raise :class:`mailweir.plumbing.database.DatabaseUnavailable`, which
     is worth another try later."""
 
+    def take_node(self) -> int:
+        """A node number for this process' ids that no other running process has (they repeat after
+        4,096 starts)."""
+        now = self.clock.now()
+        return self._write(lambda _, cursor: int(self._rows(cursor, sql.NODE_NEXT, (now,))[0][0]))
+
 
 def open_spool(settings: Settings) -> Spool:
-    """The spool of these settings, its tables brought up to date. Raises ``DatabaseUnavailable``."""
+    """The spool of these settings, its tables brought up to date, and with it this process' node for ids.
+
+    Raises ``DatabaseUnavailable``."""
     database = open_database(settings)
     migrate(database)
-    return Spool(
+    spool = Spool(
         database,
         idempotency_hours=settings.accept.idempotency_hours,
         clock=Clock(settings.clock.origin, settings.clock.rate),
     )
+    use_node(spool.take_node())
+    return spool
 
 
 __all__ = [
