@@ -53,7 +53,7 @@ def run_web() -> None:
     """Serve API, webhooks, unsubscribe and console."""
     import uvicorn
 
-    from console.parts import web_parts
+    from console.assembly.web import web_parts
     from console.web import build
 
     settings = start("web")
@@ -71,7 +71,7 @@ def run_web() -> None:
 
 def run_ingress() -> None:
     """Accept what was published to the ingress queue."""
-    from console.parts import ingress_door
+    from console.assembly.ingress import ingress_door
     from producer.doors.ingress import run
 
     settings = start("ingress")
@@ -82,7 +82,7 @@ def run_ingress() -> None:
 
 def run_router(buckets: Sequence[Bucket]) -> None:
     """Route the jobs of these buckets."""
-    from console.parts import router_loop
+    from console.assembly.router import router_loop
 
     settings = start(f"router-{'-'.join(buckets)}")
     with ExitStack() as stack:
@@ -110,7 +110,7 @@ def run_worker(queues: Sequence[str], concurrency: int | None) -> None:
 
 def run_reputation() -> None:
     """Reputation manager, suppression listener, journal listener."""
-    from console.parts import reputation_process
+    from console.assembly.reputation import reputation_process
 
     settings = start("reputation")
     with ExitStack() as stack:

@@ -100,9 +100,9 @@ def _first_policy(settings: Settings, database: Database) -> None:
         )
         return
     text = settings.policy.read_text(encoding="utf-8")
-    from router.policy.loader import load as load_policy
+    from router.policy.loader import load_checked
 
-    loaded = load_policy(text, file=str(settings.policy))
+    loaded = load_checked(text, file=str(settings.policy))
     policies.apply(database, loaded.policy, text, author="up", reason="first start", now=now)
 
 

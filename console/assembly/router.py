@@ -1,0 +1,78 @@
+"""The router process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from console.assembly.base import spool_of
+from mailweir.contracts.job import Bucket
+from mailweir.contracts.policy import Policy
+from mailweir.plumbing import keys
+from mailweir.plumbing.clock import Clock
+from mailweir.plumbing.install import derive, master_key
+from mailweir.plumbing.policies import PolicyWatch
+from mailweir.plumbing.publisher import Publisher
+from mailweir.plumbing.redis import connect
+from mailweir.plumbing.settings import Settings
+from router.dispatch import Dispatcher, Inputs
+from router.fast import FastReader
+from router.loop import Loop
+from router.policy.compiled import CompiledPolicy
+from router.recipients import RecipientLimit
+from router.reconciler import Reconciler
+from router.snapshots import SnapshotReader
+from router.window import Windows
+from suppression.guard import Guard
+
+
+def router_loop(
+    settings: Settings, clock: Clock, buckets: Sequence[Bucket], stack: ExitStack
+) -> Loop:
+    """One router process."""
+    database, spool = spool_of(settings, clock, stack)
+    client = connect(settings)
+    stack.callback(client.close)
+    publisher = Publisher(settings)
+    stack.callback(publisher.close)
+    secret = master_key(settings)
+    watch = PolicyWatch(database, client)
+    snapshots, fast = SnapshotReader(client), FastReader(client, clock)
+    compiled: list[tuple[Policy, CompiledPolicy]] = []
+
+    def inputs() -> Inputs:
+        policy = watch.get()
+        if not compiled or compiled[0][0] is not policy:
+            compiled[:] = [(policy, CompiledPolicy(policy))]
+        return Inputs(compiled[0][1], snapshots.get(), fast.get())
+
+    regions = (settings.region,) if settings.region else ()
+    queues = keys.bucket_queues(regions)
+    router = settings.router
+    return Loop(
+        buckets,
+        spool,
+        Dispatcher(
+            spool,
+            publisher,
+            Guard(client, database, secret, clock),
+            RecipientLimit(client, clock, derive(secret, "recipients"), spool.recipient_attempts),
+            clock,
+            router,
+        ),
+        Reconciler(
+            spool,
+            publisher,
+            client,
+            watch.get,
+            clock,
+            router,
+            queues,
+            settings.worker.max_crashes,
+        ),
+        Windows(client, router.window_min, router.window_max),
+        inputs,
+        clock,
+        router,
+        queues,
+    )
