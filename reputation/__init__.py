@@ -1,0 +1,1 @@
+"""Closes the loop: what happened to the mail decides where the next mail goes."""
