@@ -112,6 +112,7 @@ def base_name(filename: str) -> str:
     """The last component of a path of either kind, without control characters, at most 150 long."""
     name = PureWindowsPath(PurePosixPath(filename).name).name
     name = "".join(c for c in name if c.isprintable() and not "\ud800" <= c <= "\udfff")
+    name = re.sub(r'[<>:"|?*]', "_", name)  # no file system's names, and readers disagree on them
     name = name.strip(" .") or "attachment"
     if len(name) > 150:
         stem, dot, extension = name.rpartition(".")

@@ -141,10 +141,14 @@ def _cut(field: str, source: str) -> tuple[list[str], list[str]]:
     pieces = _SLOT.split(source)
     literals, names = pieces[::2], pieces[1::2]
     for i, literal in enumerate(literals):
-        if "{{" in literal or "}}" in literal:
-            before = "".join(pieces[: 2 * i])
-            at = max(literal.find("{{"), 0)
-            number = before.count("\n") + literal[:at].count("\n") + 1
+        odd = re.search(r"\{\{|\}\}", literal)
+        at = odd.start() if odd else -1
+        if i > 0 and literal.startswith("}"):
+            at = 0
+        elif i < len(names) and literal.endswith("{"):
+            at = len(literal) - 1
+        if at >= 0:
+            number = ("".join(pieces[: 2 * i]) + literal[:at]).count("\n") + 1
             raise TemplateError(field, f"line {number}: only {{{{ name }}}} is understood")
     return literals, names
 
