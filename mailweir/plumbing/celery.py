@@ -138,6 +138,8 @@ def transport_options(settings: Settings, url: str) -> dict[str, Any]:
         "visibility_timeout": settings.broker.visibility_timeout,
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
+        # a broker killed while one worker restores keeps its lock; 300 s by default
+        "unacked_mutex_expire": 10,
         "socket_timeout": settings.broker.socket_timeout,
         "socket_connect_timeout": settings.redis.connect_timeout,
         "socket_keepalive": True,

@@ -73,6 +73,11 @@ class Channel(stock.Channel):  # type: ignore[misc]  # kombu ships no types
         if client is not None:
             yield client
             return
+        if getattr(self.connection, "client", None) is None:
+            # An acknowledgement for a channel that a broker crash closed: stock kombu raises
+            # AttributeError, which ends the worker; a connection error is logged, and the message
+            # comes back.
+            raise stock.exceptions.ConnectionError("the channel is closed")
         if self._calls is None:
             self._calls = self._create_client()
         yield self._calls

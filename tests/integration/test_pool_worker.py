@@ -2,120 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
 
-from mailweir.plumbing import celery as plumbing
 from mailweir.plumbing.envelope import DELIVER_TASK, redis_entry, task_message
-from mailweir.plumbing.publisher import Publisher
 from mailweir.plumbing.settings import Settings
-
-QUEUE = "bulk"
-PATIENCE = 30.0
-
-
-def wait_for(what: Callable[[], object], why: str, patience: float = PATIENCE) -> None:
-    end = time.monotonic() + patience
-    while not what():
-        assert time.monotonic() < end, f"not within {patience:g} s: {why}"
-        time.sleep(0.02)
-
-
-class Bench:
-    """Settings, a broker and a witness file that workers of a test share."""
-
-    def __init__(self, settings: Settings, folder: Path, client: redis.Redis) -> None:
-        self.settings = settings
-        self.folder = folder
-        self.client = client
-        self.witness_file = folder / "witness"
-        self.go = folder / "go"
-        self.publisher = Publisher(settings)
-        self.app = plumbing.make_app(settings)
-        self.workers: list[subprocess.Popen[bytes]] = []
-
-    def worker(
-        self, concurrency: int = 4, drain: float = 25.0, **env: str
-    ) -> subprocess.Popen[bytes]:
-        assert self.settings.redis.url is not None
-        number = len(self.workers)
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "celery", "-A", "tests.integration.pool_app"),
-                *plumbing.worker_arguments((QUEUE,), name=f"w{number}", concurrency=concurrency),
-            ],
-            env={
-                **os.environ,
-                "CELERY_CUSTOM_WORKER_POOL": "workers.pool:TaskPool",
-                "MAILWEIR_DATA": str(self.folder),
-                "MAILWEIR_REDIS__URL": self.settings.redis.url.get_secret_value(),
-                "MAILWEIR_BROKER__VISIBILITY_TIMEOUT": str(self.settings.broker.visibility_timeout),
-                "MAILWEIR_WORKER__DRAIN": str(drain),
-                "MW_WITNESS": str(self.witness_file),
-                **env,
-            },
-            stdout=(self.folder / f"worker{number}.log").open("wb"),
-            stderr=subprocess.STDOUT,
-        )
-        self.workers.append(process)
-        wait_for(
-            lambda: self.seen().count("built") > number or process.poll() is not None,
-            "worker up",
-        )
-        assert process.poll() is None, self.log(number)
-        return process
-
-    def log(self, number: int = 0) -> str:
-        return (self.folder / f"worker{number}.log").read_text(errors="replace")
-
-    def seen(self) -> list[str]:
-        return self.witness_file.read_text().splitlines() if self.witness_file.exists() else []
-
-    def send(self, say: str, task: str = DELIVER_TASK, **order: object) -> None:
-        self.publisher.send([task_message(QUEUE, task, f"id-{say}", {"say": say, **order})])
-
-    def raw(self, entry: bytes) -> None:
-        self.client.lpush(f"mwq:{QUEUE}", entry)
-
-    def until(self, line: str) -> None:
-        wait_for(lambda: line in self.seen(), f"{line!r} in {self.seen()}")
-
-    def empty(self) -> bool:
-        return self.publisher.depths([QUEUE])[QUEUE] == 0 and self.publisher.unacked() == 0
-
-    def close(self) -> None:
-        for process in self.workers:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-        self.publisher.close()
+from tests.integration.pool_bench import PATIENCE, QUEUE, Bench, wait_for
 
 
 @pytest.fixture
 def bench(redis_url: str, redis_clean: redis.Redis, tmp_path: Path) -> Iterator[Bench]:
     settings = Settings.model_validate(
-        {
-            "data": tmp_path,
-            "redis": {"url": redis_url},
-            "broker": {"visibility_timeout": 60},
-        }
+        {"data": tmp_path, "redis": {"url": redis_url}, "broker": {"visibility_timeout": 60}}
     )
-    with redis.Redis.from_url(redis_url, db=1) as client:
-        client = redis.Redis.from_url(redis_url.replace("db=0", "db=1"))
-        it = Bench(settings, tmp_path, client)
-        try:
-            yield it
-        finally:
-            it.close()
-            client.close()
+    it = Bench(settings, tmp_path, {"MAILWEIR_REDIS__URL": redis_url})
+    yield it
+    it.close()
+
+
+@pytest.fixture
+def broker(redis_url: str) -> Iterator[redis.Redis]:
+    """A client of the broker's database."""
+    with redis.Redis.from_url(redis_url.replace("db=0", "db=1")) as client:
+        yield client
 
 
 def test_warm_stop_lets_all_end(bench: Bench) -> None:
@@ -163,7 +77,7 @@ def test_cold_stop_gives_messages_back(bench: Bench) -> None:
     assert bench.publisher.unacked() == 0
 
 
-def test_kill_9_is_delivered_again(bench: Bench) -> None:
+def test_kill_9_is_delivered_again(bench: Bench, broker: redis.Redis) -> None:
     first = bench.worker()
     bench.send("a", until=str(bench.go))
     bench.until("begin a")
@@ -171,7 +85,7 @@ def test_kill_9_is_delivered_again(bench: Bench) -> None:
     first.wait()
     assert bench.publisher.unacked() == 1
     # older than the visibility timeout, without waiting for it
-    bench.client.zadd("mwq:unacked_index", {bench.client.zrange("mwq:unacked_index", 0, 0)[0]: 1})
+    broker.zadd("mwq:unacked_index", {broker.zrange("mwq:unacked_index", 0, 0)[0]: 1})
     bench.go.touch()
     bench.worker()
     bench.until("end a")
@@ -289,15 +203,15 @@ GARBAGE = {
 }
 
 
-def test_garbage_kills_no_worker(bench: Bench) -> None:
+def test_garbage_kills_no_worker(bench: Bench, broker: redis.Redis) -> None:
     worker = bench.worker()
     for entry in GARBAGE.values():
-        bench.raw(entry)
+        broker.lpush(f"mwq:{QUEUE}", entry)
     bench.send("after")
     bench.until("end after")
     assert worker.poll() is None, bench.log()
     wait_for(bench.empty, "all garbage was taken off")
-    assert bench.client.llen("mwq:garbage") == 5  # what was no message at all is kept
+    assert broker.llen("mwq:garbage") == 5  # what was no message at all is kept
     assert "begin" not in [line.split()[0] for line in bench.seen() if "after" not in line]
 
 
