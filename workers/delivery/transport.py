@@ -1,4 +1,4 @@
-"""The seam workers send through: envelopes in, one result each out, whatever the remote does."""
+"""The seam workers send through, SMTP and HTTP APIs alike: envelopes in, one result each out."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mailweir.plumbing.settings import Settings
 from workers.delivery import conversation
 from workers.delivery.connection import ConnectFailed, Connection, Dial, dial
 from workers.delivery.conversation import hide
+from workers.delivery.http_api import KINDS, HttpApi
 from workers.delivery.pool import OnChange, Place, Pool
 from workers.delivery.transaction import Broken, Mailer, Take
 from workers.delivery.types import Destination, Envelope, Hop, Result, TlsMode
@@ -167,6 +168,7 @@ class Transport:
         self._settings = settings.smtp
         self._secrets = secrets
         self._pool = Pool(on_connections)
+        self._http = HttpApi(settings.smtp, secrets)
 
     async def deliver(
         self,
@@ -230,6 +232,7 @@ class Transport:
     async def close(self) -> None:
         """QUIT and close every idle connection."""
         await self._pool.close()
+        await self._http.close()
 
     # --- lanes ------------------------------------------------------------------------------
     async def _lane(self, work: _Work, opened: tuple[Dial, Connection] | None) -> None:

@@ -161,11 +161,14 @@ class _Session:
         if self.server.tls is None:
             raise ConnectionError  # promised what it cannot do: hangs up
         plain = self.writer.transport
-        await self.writer.start_tls(self.server.tls)
-        if self.writer.transport is None:
-            # the client hung up in the handshake; 3.11 leaves a writer its __del__ trips over
-            self.writer._transport = plain  # type: ignore[attr-defined]  # private of asyncio
-            raise ConnectionError
+        try:
+            await self.writer.start_tls(self.server.tls)
+        except (AttributeError, ssl.SSLError) as error:
+            # the client hung up in the handshake; asyncio 3.11 leaves a writer without a transport,
+            # over which its own __del__ trips
+            if self.writer.transport is None:
+                self.writer._transport = plain
+            raise ConnectionError from error
 
     async def _read_body(self) -> None:
         lines: list[bytes] = []
