@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from router.policy.load import load, load_checked
+from router.policy.loader import load, load_checked
 from router.policy.problems import PolicyRefused, Severity
 
 CORPUS = Path(__file__).parents[2] / "data" / "policies"
