@@ -10,10 +10,13 @@ import typer
 COMMANDS: tuple[str, ...] = (
     "audit",
     "classify",
+    "demo",
     "feedback",
     "flower",
     "keys",
     "look",
+    "policy",
+    "route",
     "simulator",
     "run",
     "send",

@@ -37,12 +37,15 @@ class Stack:
         port: int | None = None,
         flower_port: int | None = None,
         say: Callable[[str], None],
-        extra: Sequence[Spec] = (),
+        first: Sequence[Spec] = (),
+        before: Callable[[], None] = lambda: None,
     ) -> None:
+        """``first`` is started before anything else, then ``before()`` is called (the demo's providers)."""
         self.data = data
         self._ports = (port, flower_port)
         self._say = say
-        self._extra = tuple(extra)
+        self._first = tuple(first)
+        self._before = before
         self.supervisor = Supervisor(data, say)
         self.prepared: Prepared
 
@@ -62,6 +65,8 @@ class Stack:
         from mailweir.plumbing.redis import RedisUnfit, ServerMissing
 
         self.supervisor.lock()
+        self.supervisor.start(self._first)
+        self._before()
         settings = embedded_settings(self.data, port=self._ports[0], flower_port=self._ports[1])
         self._refuse_taken_ports(settings)
         self.prepared = prepare(settings)
@@ -73,11 +78,13 @@ class Stack:
         except (RedisUnfit, ServerMissing) as error:
             self.stop()
             raise StackError(str(error)) from error
-        self.supervisor.start([*self._extra, *processes(self.prepared.env)])
+        self.supervisor.start(processes(self.prepared.env))
         self._wait_for_door(cancelled)
+        (self.data / "url").write_text(self.url + "\n")  # where `mailweir send` finds it
 
     def stop(self) -> list[str]:
         """Stop everything, the state server last; names of processes that had to be killed."""
+        (self.data / "url").unlink(missing_ok=True)
         return self.supervisor.stop(last=(STATE_SERVER,))
 
     def where_to_look(self) -> str:

@@ -303,7 +303,12 @@ def _client(url: str | None, data: Path | None) -> Client:
             settings = load(data)
         except SettingsError as error:
             fail(str(error), Exit.USAGE)
-        url = f"http://{settings.web.host}:{settings.web.port}"
+        running = settings.data / "url"  # written by `mailweir up`
+        url = (
+            running.read_text().strip()
+            if running.exists()
+            else f"http://{settings.web.host}:{settings.web.port}"
+        )
         if not os.environ.get("MAILWEIR_API_KEY"):
             try:
                 key = (settings.data / "api.key").read_text().strip()

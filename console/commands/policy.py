@@ -1,0 +1,346 @@
+"""``mailweir policy``: check, compare, rehearse, apply and take back routing policies."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from console.output import Exit, Format, OutputOption, emit, fail, print_rows
+
+if TYPE_CHECKING:
+    from mailweir.contracts.job import Job
+    from mailweir.contracts.policy import Policy
+    from mailweir.plumbing.database import Database
+    from router.policy.problems import Loaded
+
+FileArgument = Annotated[Path, typer.Argument(help="Policy file (YAML); '-': standard input.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    group = typer.Typer(
+        help="Routing policies: check, rehearse, apply, go back.", no_args_is_help=True
+    )
+    for command in (lint, show, diff, simulate, apply, rollback, history, schema):
+        group.command(command.__name__)(command)
+    app.add_typer(group, name="policy")
+
+
+def lint(file: FileArgument, output: OutputOption = Format.TABLE) -> None:
+    """Check a policy file. Exit 4 when it has errors, 0 with warnings only."""
+    import msgspec
+
+    loaded = _load(file)
+    body = {
+        "ok": loaded.ok,
+        "problems": [msgspec.to_builtins(p) for p in loaded.problems],
+    }
+    emit(body, output, lambda _: _print_problems(loaded))
+    if not loaded.ok:
+        raise typer.Exit(int(Exit.REFUSED))
+
+
+def _print_problems(loaded: Loaded) -> None:
+    for problem in loaded.problems:
+        sys.stdout.write(f"{problem}\n")
+    warnings = len(loaded.problems) - len(loaded.errors)
+    sys.stdout.write(f"{len(loaded.errors)} errors, {warnings} warnings\n")
+
+
+def show(
+    version: Annotated[int | None, typer.Argument(help="Version; default: the live one.")] = None,
+    compiled: Annotated[bool, typer.Option(help="What it means, with every default.")] = False,
+    output: OutputOption = Format.YAML,
+) -> None:
+    """Print a policy as it was applied, or compiled."""
+    from console.opening import opened
+
+    with opened() as (_, database):
+        number, text, policy = _stored(database, version)
+    if text and not compiled and output in (Format.YAML, Format.TABLE):
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        return
+    emit({"version": number, "policy": policy}, Format.YAML if output is Format.TABLE else output)
+
+
+def diff(
+    file: FileArgument,
+    other: Annotated[
+        Path | None, typer.Argument(help="Second file; default: the first against the live policy.")
+    ] = None,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """What changes: from the live policy to FILE, or from FILE to OTHER."""
+    import msgspec
+
+    from router.policy.differences import diff as run
+
+    first = _checked(file).policy
+    old, new = (_live(), first) if other is None else (first, _checked(other).policy)
+    changes = run(old, new)
+    emit(
+        [msgspec.to_builtins(change) for change in changes],
+        output,
+        lambda _: print_rows(
+            ("what", "before", "after"),
+            [(c.path, _brief(c.before), _brief(c.after)) for c in changes],
+        ),
+    )
+
+
+def _brief(value: Any) -> str:
+    import msgspec
+
+    return "-" if value is None else msgspec.json.encode(value).decode()
+
+
+def simulate(
+    file: FileArgument,
+    jobs: Annotated[
+        Path | None,
+        typer.Option("--jobs", help="JSONL, one job a line as the HTTP door takes it; '-': stdin."),
+    ] = None,
+    recorded: Annotated[
+        int,
+        typer.Option("--recorded", min=1, max=100_000, help="Else: this many latest decisions."),
+    ] = 1000,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", help="Policy to compare with; default: the live one."),
+    ] = None,
+    snapshot: Annotated[
+        Path | None, typer.Option("--snapshot", help="Snapshot file, as for route explain.")
+    ] = None,
+    at: Annotated[str | None, typer.Option("--at", help="Time, ISO 8601; default: now.")] = None,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Rehearse a policy: volumes, what waits or ends, limit hits, and the time the backlog needs."""
+    import msgspec
+
+    from console.commands.route import moment, read_world
+    from router.policy.simulate import compare, rehearse
+
+    now = moment(at)
+    candidate = _checked(file).policy
+    world = read_world(snapshot, now)
+    work = _read_jobs(jobs, now) if jobs is not None else _recorded(recorded, now)
+    result, ways = rehearse(candidate, work, world["snapshot"], world["fast"], now)
+    body: dict[str, Any] = {"candidate": msgspec.to_builtins(result)}
+    old = _checked(against).policy if against is not None else (None if jobs else _live())
+    if old is not None:
+        before, old_ways = rehearse(old, work, world["snapshot"], world["fast"], now)
+        body["change"] = compare(before, result, old_ways, ways)
+    emit(body, output, _print_rehearsal)
+
+
+def _print_rehearsal(body: dict[str, Any]) -> None:
+    result = body["candidate"]
+    for name in ("pools", "sources", "providers", "queues", "held", "refused", "limit_hits"):
+        if result[name]:
+            print_rows((name.replace("_", " "), "jobs"), list(result[name].items()))
+    sys.stdout.write(f"{result['jobs']} jobs; the backlog needs {result['seconds']:g} s")
+    sys.stdout.write(f" ({result['slowest']})\n" if result["slowest"] else "\n")
+    if change := body.get("change"):
+        sys.stdout.write(f"{change['moved']} jobs go another way\n")
+        for name in ("pools", "sources"):
+            rows = [(key, f"{by:+d}") for key, by in change[name].items()]
+            if rows:
+                print_rows((f"change of {name}", "jobs"), rows)
+
+
+def apply(
+    file: FileArgument,
+    reason: Annotated[str, typer.Option("--reason", "-m", help="Why; kept in the history.")],
+    author: Annotated[
+        str | None, typer.Option("--author", help="Default: the system's user.")
+    ] = None,
+    approver: Annotated[str | None, typer.Option("--approver", help="Who agreed.")] = None,
+    canary: Annotated[int, typer.Option("--canary", min=1, max=100, help="Percent of jobs.")] = 100,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="Decide nothing; log where it would differ.")
+    ] = False,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Put a policy in force within 2 s. One with errors is refused (exit 4) and the running one stays."""
+    from console.opening import clock_of, opened
+    from mailweir.plumbing import policies
+
+    data = _read(file)
+    loaded = _checked(file, data)
+    for problem in loaded.problems:
+        sys.stderr.write(f"{problem}\n")
+    with opened() as (settings, database):
+        version = policies.apply(
+            database,
+            loaded.policy,
+            data.decode("utf-8-sig"),
+            author=author or getpass.getuser(),
+            approver=approver,
+            reason=reason,
+            now=clock_of(settings).now(),
+            canary=canary,
+            shadow=shadow,
+            redis=_redis(settings),
+        )
+    emit(
+        {"version": version}, output, lambda _: sys.stdout.write(f"version {version} is in force\n")
+    )
+
+
+def rollback(
+    to: Annotated[int | None, typer.Argument(help="Version; default: the one before.")] = None,
+    reason: Annotated[str | None, typer.Option("--reason", "-m", help="Why.")] = None,
+    author: Annotated[
+        str | None, typer.Option("--author", help="Default: the system's user.")
+    ] = None,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Go back: end a canary or shadow if there is one, else return to the live version before."""
+    from console.opening import clock_of, opened
+    from mailweir.plumbing import policies
+
+    with opened() as (settings, database):
+        try:
+            version = policies.rollback(
+                database,
+                author=author or getpass.getuser(),
+                reason=reason,
+                now=clock_of(settings).now(),
+                to=to,
+                redis=_redis(settings),
+            )
+        except (policies.UnknownVersion, policies.NoPolicy) as error:
+            fail(str(error), Exit.NOT_FOUND)
+    emit(
+        {"version": version}, output, lambda _: sys.stdout.write(f"version {version} is in force\n")
+    )
+
+
+def history(
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000)] = 20,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """The versions, newest first, with author and reason."""
+    from dataclasses import asdict
+    from datetime import UTC, datetime
+
+    from console.opening import opened
+    from mailweir.plumbing import policies
+
+    with opened() as (_, database):
+        versions = policies.history(database, limit)
+    emit(
+        [asdict(v) for v in versions],
+        output,
+        lambda _: print_rows(
+            ("version", "at", "author", "approver", "percent", "mode", "reason"),
+            [
+                (
+                    v.version,
+                    datetime.fromtimestamp(v.at, UTC).strftime("%Y-%m-%d %H:%M:%S"),
+                    v.author,
+                    v.approver or "-",
+                    v.canary,
+                    v.mode,
+                    v.reason or "-",
+                )
+                for v in versions
+            ],
+        ),
+    )
+
+
+def schema() -> None:
+    """Print the JSON schema of policy files, for editors."""
+    from router.policy.schema import json_schema
+
+    emit(json_schema(), Format.JSON)
+
+
+# --- what the commands share -------------------------------------------------------------------
+
+
+def _read(file: Path) -> bytes:
+    from console.commands.route import read_bytes
+
+    return read_bytes(file)
+
+
+def _load(file: Path, data: bytes | None = None) -> Loaded:
+    from router.policy.loader import load
+
+    return load(_read(file) if data is None else data, file=str(file))
+
+
+def _checked(file: Path, data: bytes | None = None) -> Loaded:
+    loaded = _load(file, data)
+    if not loaded.ok:
+        fail("\n".join(str(p) for p in loaded.errors), Exit.REFUSED)
+    return loaded
+
+
+def _stored(database: Database, version: int | None) -> tuple[int, str, Policy]:
+    from mailweir.plumbing import policies
+
+    try:
+        return policies.stored(database, version)
+    except (policies.UnknownVersion, policies.NoPolicy) as error:
+        fail(str(error), Exit.NOT_FOUND)
+
+
+def _live() -> Policy:
+    from console.opening import opened
+
+    with opened() as (_, database):
+        return _stored(database, None)[2]
+
+
+def _redis(settings: Any) -> Any:
+    """The state server if it can be reached by settings; watches ask SQL where it cannot."""
+    from mailweir.plumbing.redis import connect
+
+    return connect(settings)
+
+
+def _read_jobs(path: Path, now: float) -> list[Job]:
+    import json
+
+    from router.policy.jobs import BadJob, jobs_of
+
+    out: list[Job] = []
+    for number, line in enumerate(_read(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            out.extend(jobs_of(json.loads(line), now, first_id=len(out) + 1))
+        except (BadJob, ValueError) as error:
+            fail(f"{path}:{number}: {error}", Exit.USAGE)
+    return out
+
+
+def _recorded(count: int, now: float) -> Sequence[Job]:
+    """The jobs of the latest decisions, as they stood when they were accepted."""
+    import msgspec
+    from sqlalchemy import select
+
+    from console.opening import opened
+    from mailweir.spool.schema import decisions
+    from mailweir.spool.store import Spool
+
+    with opened() as (_, database):
+        with database.read() as conn:
+            ids = conn.execute(
+                select(decisions.c.job_id).order_by(decisions.c.id.desc()).limit(count)
+            ).scalars()
+            wanted = list(dict.fromkeys(ids))
+        spool = Spool(database)
+        found = [job for job in map(spool.job, reversed(wanted)) if job is not None]
+    if not found:
+        fail("no decision is recorded yet; give jobs with --jobs FILE", Exit.NOT_FOUND)
+    fresh = {"accepted_at": now, "due_at": now, "expires_at": None, "state": "accepted"}
+    return [msgspec.structs.replace(job, attempts=0, stay_with=None, **fresh) for job in found]

@@ -1,0 +1,192 @@
+"""``mailweir route explain``: which rule, pool, source and queue a job would get, and why not the others."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from console.output import Exit, Format, OutputOption, emit, fail, print_rows
+
+if TYPE_CHECKING:
+    from mailweir.contracts.job import Job
+    from mailweir.contracts.policy import Policy
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    group = typer.Typer(help="Ask the router without sending anything.", no_args_is_help=True)
+    group.callback()(_group)
+    group.command("explain")(explain)
+    app.add_typer(group, name="route")
+
+
+def _group() -> None:
+    """Ask the router without sending anything."""
+
+
+def explain(
+    job: Annotated[
+        Path, typer.Option("--job", help="JSON or YAML as the HTTP door takes it; '-': stdin.")
+    ],
+    policy: Annotated[
+        Path | None, typer.Option("--policy", help="Policy file; default: the policy in force.")
+    ] = None,
+    snapshot: Annotated[
+        Path | None,
+        typer.Option("--snapshot", help="Routing snapshot (JSON or YAML); default: all healthy."),
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", help="Time of the decision, ISO 8601; default: now.")
+    ] = None,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Explain the route of a job. With --policy it needs no running stack.
+
+    The snapshot file may have ``paths`` ("source|provider|bucket": score, state, cap_day ...), ``paused``
+    ("source:x": until), ``fast`` ("source|provider": rate, breaker, open_until ...), ``zones`` (domain ->
+    geo zone), ``providers`` (domain -> provider), ``suppressed`` (list of addresses).
+    """
+    from router.policy.compiled import CompiledPolicy
+    from router.policy.context import Context
+    from router.policy.explain import explain as run
+    from router.policy.jobs import BadJob, jobs_of
+
+    now = moment(at)
+    chosen = read_policy(policy) if policy is not None else _in_force()
+    world = read_world(snapshot, now)
+    try:
+        jobs = jobs_of(read_values(job), now)
+    except BadJob as error:
+        fail(f"{job}: {error}", Exit.USAGE)
+    gone = {str(address).lower() for address in world["suppressed"]}
+    context = Context(
+        policy=CompiledPolicy(chosen),
+        snapshot=world["snapshot"],
+        fast=world["fast"],
+        now=now,
+        suppressed={
+            j.id: "listed in the snapshot file" for j in jobs if j.recipient.lower() in gone
+        },
+        zones=world["zones"],
+        providers=world["providers"],
+    )
+    answers = [run(j, context) for j in jobs]
+    emit(answers[0] if len(answers) == 1 else answers, output, lambda _: _show(jobs, answers))
+
+
+def _show(jobs: list[Job], answers: list[dict[str, Any]]) -> None:
+    for job, answer in zip(jobs, answers, strict=True):
+        way = f"{answer['queue']} by {answer['pool']}/{answer['source']}" if answer["pool"] else ""
+        sys.stdout.write(f"{job.recipient}: {answer['outcome']} {way}".rstrip() + "\n")
+        sys.stdout.write(
+            f"  rule: {answer['rule'] or '-'}; decided by: {answer['precedence'] or '-'}\n"
+        )
+        for reason in answer["reasons"]:
+            sys.stdout.write(f"  {reason}\n")
+        if answer["candidates"]:
+            print_rows(
+                ("pool", "source", "weight", "score", "why not"),
+                [
+                    (
+                        c["pool"],
+                        c["source"],
+                        c["weight"],
+                        c["score"],
+                        c["rejected_because"] or "chosen",
+                    )
+                    for c in answer["candidates"]
+                ],
+            )
+        if answer["limits"]:
+            print_rows(("limit", ""), [(x["layer"], x["limit"]) for x in answer["limits"]])
+
+
+def moment(at: str | None) -> float:
+    """Unix seconds of an ISO time, or now (policy time of this installation)."""
+    from datetime import UTC, datetime
+
+    from console.opening import clock_of
+    from mailweir.plumbing.settings import SettingsError, load
+
+    if at is None:
+        try:
+            return clock_of(load()).now()
+        except SettingsError as error:
+            fail(str(error), Exit.USAGE)
+    try:
+        when = datetime.fromisoformat(at)
+    except ValueError:
+        fail(f"--at {at!r} is not a time; write 2026-08-01T09:00:00Z", Exit.USAGE)
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file or of standard input; leaves with exit 3 where there is none."""
+    try:
+        return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except OSError as error:
+        fail(f"cannot read {path}: {error.strerror}", Exit.NOT_FOUND)
+
+
+def read_policy(path: Path) -> Policy:
+    """A policy file without errors; leaves with exit 4 and every error otherwise."""
+    from router.policy.loader import load
+
+    loaded = load(read_bytes(path), file=str(path))
+    if not loaded.ok:
+        fail("\n".join(str(p) for p in loaded.errors), Exit.REFUSED)
+    return loaded.policy
+
+
+def read_values(path: Path) -> Any:
+    """A JSON or YAML file as plain values (YAML reads both)."""
+    import yaml
+
+    try:
+        return yaml.safe_load(read_bytes(path))
+    except yaml.YAMLError as error:
+        fail(f"{path} is neither JSON nor YAML: {error}", Exit.USAGE)
+
+
+def read_world(path: Path | None, now: float) -> dict[str, Any]:
+    """Snapshot, fast state and the other facts of a snapshot file, or a world where all is well."""
+    import msgspec
+
+    from mailweir.contracts.snapshot import FastPath, FastState, PathState, Snapshot
+
+    body = read_values(path) if path is not None else {}
+    known = {"version", "paths", "paused", "fast", "zones", "providers", "suppressed"}
+    known |= {"created_at", "policy_version"}
+    if not isinstance(body, dict) or not known.issuperset(body):
+        fail(f"{path}: a snapshot is a mapping with {', '.join(sorted(known))}", Exit.USAGE)
+    try:
+        fast = body.get("fast") or {}
+        return {
+            "snapshot": Snapshot(
+                version=int(body.get("version", 0)),
+                created_at=float(body.get("created_at", now)),
+                policy_version=int(body.get("policy_version", 0)),
+                paths=msgspec.convert(body.get("paths") or {}, dict[str, PathState]),
+                paused=msgspec.convert(body.get("paused") or {}, dict[str, float]),
+            ),
+            "fast": FastState(0, msgspec.convert(fast, dict[str, FastPath])),
+            "zones": msgspec.convert(body.get("zones") or {}, dict[str, str]),
+            "providers": msgspec.convert(body.get("providers") or {}, dict[str, str]),
+            "suppressed": body.get("suppressed") or [],
+        }
+    except (msgspec.ValidationError, TypeError, ValueError) as error:
+        fail(f"{path}: {error}", Exit.USAGE)
+
+
+def _in_force() -> Policy:
+    from console.opening import opened
+    from mailweir.plumbing.policies import NoPolicy, current
+
+    with opened() as (_, database):
+        try:
+            return current(database)
+        except NoPolicy as error:
+            fail(str(error), Exit.NOT_FOUND)
