@@ -121,7 +121,7 @@ class HttpApi:
             reraise=True,
         )
         try:
-            response = await retrying(client.send, request)
+            response: httpx.Response = await retrying(client.send, request)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             kind = "refused" if isinstance(error, httpx.ConnectError) else "timeout"
             return _Answer("connect", None, f"cannot reach the API: {type(error).__name__}", kind)

@@ -17,10 +17,10 @@ from mailweir.plumbing import sigv4
 from workers.delivery.types import Envelope
 
 # SendGrid sets these itself and refuses them (docs.sendgrid.com, "headers")
-_SENDGRID_OWN = frozenset(
-    "x-sg-id x-sg-eid received dkim-signature content-type content-transfer-encoding to from"
-    " subject reply-to cc bcc mime-version date message-id".split()
-)
+_SENDGRID_OWN = frozenset({
+    "x-sg-id", "x-sg-eid", "received", "dkim-signature", "content-type", "to", "from", "subject",
+    "content-transfer-encoding", "reply-to", "cc", "bcc", "mime-version", "date", "message-id",
+})  # fmt: skip
 
 
 class CannotSend(Exception):
@@ -90,9 +90,10 @@ def sendgrid(source: Source, secret: str, envelope: Envelope) -> httpx.Request:
     writes (and signs) a message of its own."""
     message = email.message_from_bytes(envelope.data, policy=email.policy.default)
     assert isinstance(message, EmailMessage)
-    senders = message["From"].addresses if message["From"] else ()
+    senders = list(message["From"].addresses) if message["From"] else []
     if len(senders) != 1:
         raise CannotSend("SendGrid needs exactly one From address")
+    (sender,) = senders
     content, attachments = _parts(message)
     if not content:
         raise CannotSend("SendGrid needs a text or HTML part")
@@ -104,7 +105,7 @@ def sendgrid(source: Source, secret: str, envelope: Envelope) -> httpx.Request:
         person["headers"] = headers
     document: dict[str, object] = {
         "personalizations": [person],
-        "from": {"email": senders[0].addr_spec, "name": senders[0].display_name},
+        "from": {"email": sender.addr_spec, "name": sender.display_name},
         "subject": str(message["Subject"] or ""),
         "content": content,
     }

@@ -190,6 +190,17 @@ class Transport:
         exactly once for every other envelope, as soon as its fate is known. Nothing a remote does is
         raised; what the callbacks raise is.
         """
+        if not envelopes:
+            return
+        if source.kind in KINDS:
+            await self._http.deliver(
+                source,
+                envelopes,
+                before_body=before_body,
+                on_result=on_result,
+                max_connections=min(max_connections, source.connections or provider.connections),
+            )
+            return
         work = _Work(source, destination, envelopes, provider, TlsMode(tls), before_body, on_result)
         first = await self._connect(work)
         if first is None:
