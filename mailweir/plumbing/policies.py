@@ -192,20 +192,21 @@ def history(database: Database, limit: int = 50) -> list[Version]:
     return [Version(*row) for row in rows]
 
 
-def text_of(database: Database, version: int | None = None) -> tuple[int, str]:
-    """Number and YAML of a version, by default of the live one. Raises like :func:`rollback`."""
+def stored(database: Database, version: int | None = None) -> tuple[int, str, Policy]:
+    """Number, YAML and meaning of a version, by default of the live one; the YAML is empty for the
+    built-in policy. Raises :class:`NoPolicy`, :class:`UnknownVersion`."""
+    query = select(policies.c.version, policies.c.yaml, policies.c.compiled)
+    if version is None:
+        query = query.where(policies.c.mode == "live", policies.c.canary == 100)
+    else:
+        query = query.where(policies.c.version == version)
     with database.read() as conn:
-        query = select(policies.c.version, policies.c.yaml).order_by(policies.c.version.desc())
-        if version is None:
-            query = query.where(policies.c.mode == "live", policies.c.canary == 100)
-        else:
-            query = query.where(policies.c.version == version)
-        row = conn.execute(query.limit(1)).one_or_none()
+        row = conn.execute(query.order_by(policies.c.version.desc()).limit(1)).one_or_none()
     if row is None and version is None:
         raise NoPolicy("no policy has been applied yet; use `mailweir policy apply FILE`")
     if row is None:
         raise UnknownVersion(f"there is no policy version {version}; see `mailweir policy history`")
-    return int(row.version), str(row.yaml)
+    return int(row.version), str(row.yaml), msgspec.json.decode(row.compiled, type=Policy)
 
 
 def in_force(database: Database) -> InForce:
