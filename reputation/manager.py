@@ -13,15 +13,18 @@ import msgspec
 import prometheus_client
 import redis
 import structlog
+from redis.exceptions import RedisError
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from mailweir.contracts.policy import Policy
 from mailweir.contracts.snapshot import PathState, Snapshot
 from mailweir.mail.providers import default_providers
+from mailweir.plumbing import keys
 from mailweir.plumbing.clock import REAL, Clock
 from mailweir.plumbing.database import Database, DatabaseUnavailable
 from mailweir.plumbing.events import Listener
+from mailweir.plumbing.policies import NoPolicy
 from mailweir.plumbing.settings import ReputationSettings
 from mailweir.spool.schema import overrides
 from reputation import history, publisher
@@ -86,8 +89,8 @@ class Manager:
             beat()
             try:
                 self.step(self._settings.fold_every)
-            except DatabaseUnavailable as error:
-                _log.warning("reputation waits for the database", error=str(error))
+            except (DatabaseUnavailable, NoPolicy) as error:
+                _log.warning("reputation waits", error=str(error))
                 self._leads = False  # the book is read again: what was not saved is folded again
                 time.sleep(0.5)
         self.stop()
@@ -111,6 +114,8 @@ class Manager:
             holds = self._leadership.hold()
             if holds and not self._leads:
                 self._take_over()
+            elif holds and self._published is not None:
+                self._restore_redis(self._published)
             self._leads = holds
             _LEADS.set(holds)
         if not self._leads:
@@ -151,8 +156,9 @@ class Manager:
     def _restore_redis(self, snapshot: Snapshot) -> None:
         """The last snapshot again, where Redis has lost it."""
         try:
-            self._leadership.publish(snapshot)
-        except publisher.NotLeader as error:
+            if self._redis.get(keys.SNAPSHOT_VERSION) != str(snapshot.version).encode():
+                self._leadership.publish(snapshot)
+        except (publisher.NotLeader, RedisError) as error:
             _log.warning("snapshot not restored", why=str(error))
 
     def _look(self) -> None:
