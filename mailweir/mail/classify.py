@@ -188,3 +188,12 @@ def _answer(
         confidence=confidence,
         rule=rule,
     )
+
+
+def of_category(category: str, *, permanent: bool = True, rule: str = "told") -> Classification:
+    """The classification of a category somebody else has decided on (an ESP's bounce type).
+
+    Raises ``KeyError`` for a word that is none of our categories.
+    """
+    reply = Reply("", 550 if permanent else 450, None, None)
+    return _answer(category, reply, STRONG, rule)

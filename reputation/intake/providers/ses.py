@@ -1,0 +1,142 @@
+"""Amazon SES events by SNS (docs.aws.amazon.com/ses,
+"Examples of event data that Amazon SES publishes to SNS")."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mailweir.contracts.events import EventType, Feedback
+from reputation.intake.providers import sns
+from reputation.intake.providers.base import (
+    BadPayload,
+    Call,
+    Webhook,
+    address,
+    event_id,
+    judged,
+    moment,
+    simple,
+    text,
+)
+
+NAME = "ses"
+TYPES = {
+    "Send": EventType.QUEUED,
+    "Delivery": EventType.DELIVERED,
+    "DeliveryDelay": EventType.DEFERRED,
+    "Bounce": EventType.BOUNCED,
+    "Complaint": EventType.COMPLAINED,
+    "Reject": EventType.REJECTED,
+    "Rendering Failure": EventType.FAILED,
+    "RenderingFailure": EventType.FAILED,
+    "Open": EventType.OPENED,
+    "Click": EventType.CLICKED,
+    "Subscription": EventType.UNSUBSCRIBED,
+}
+SUBTYPES: dict[str, str | None] = {
+    "General": None,
+    "NoEmail": "invalid_recipient",
+    "Suppressed": "invalid_recipient",
+    "OnAccountSuppressionList": "invalid_recipient",
+    "MailboxFull": "mailbox_full",
+    "MessageTooLarge": "message_too_large",
+    "ContentRejected": "content_rejected",
+    "AttachmentRejected": "content_rejected",
+    "CustomTimeoutExceeded": "expired",
+}
+DELAYS = {
+    "InternalFailure": "server_error",
+    "General": "server_error",
+    "MailboxFull": "mailbox_full",
+    "SpamDetected": "spam_content",
+    "RecipientServerError": "server_error",
+    "IPFailure": "reputation_block",
+    "TransientCommunicationFailure": "network_error",
+    "BYOIPHostNameLookupUnavailable": "dns_failure",
+    "Undetermined": "server_error",
+    "SendingDeferral": "server_error",
+}
+
+
+def items(payload: Any, call: Call) -> list[Any]:
+    """The SES event inside the SNS message; a bare SES event is taken too (raw message delivery)."""
+    if not isinstance(payload, dict):
+        raise BadPayload("not an object")
+    if payload.get("Type") in ("SubscriptionConfirmation", "UnsubscribeConfirmation"):
+        return []
+    if "Message" not in payload:
+        return [{"event": payload, "id": None}]
+    try:
+        inner = json.loads(payload["Message"])
+    except (ValueError, TypeError, RecursionError):
+        return []  # SES' own "Successfully validated SNS topic" is plain text
+    return [{"event": inner, "id": payload.get("MessageId")}]
+
+
+def read(item: Any, call: Call) -> list[Feedback]:
+    """One SES event: one record per recipient it names."""
+    event = item["event"]
+    kind = event.get("eventType") or event.get("notificationType")
+    if kind == "AmazonSnsSubscriptionSucceeded":
+        return []
+    event_type = TYPES.get(kind, EventType.UNKNOWN)
+    mail = event.get("mail") or {}
+    key = {"DeliveryDelay": "deliveryDelay", "Rendering Failure": "failure"}.get(
+        str(kind), str(kind).lower()
+    )
+    detail = event.get(key) or {}
+    at, tags = moment(detail.get("timestamp") or mail.get("timestamp"), call.now)
+    ident = item["id"] or detail.get("feedbackId") or mail.get("messageId")
+    found = []
+    for number, (recipient, status, words) in enumerate(_recipients(str(kind), detail, mail)):
+        record = Feedback(
+            event_id=event_id(NAME, ident, kind, number),
+            type=event_type,
+            provider=NAME,
+            occurred_at=at,
+            recipient=address(recipient),
+            tags=tags,
+            url=text(detail.get("link")),
+            user_agent=text(detail.get("userAgent"), 500),
+            remote_host=text(detail.get("remoteMtaIp") or detail.get("reportingMTA"), 255),
+        )
+        found.append(_completed(record, detail, status, words))
+    return found
+
+
+def _recipients(kind: str, detail: Any, mail: Any) -> list[tuple[Any, str | None, str | None]]:
+    names = {
+        "Bounce": "bouncedRecipients",
+        "Complaint": "complainedRecipients",
+        "DeliveryDelay": "delayedRecipients",
+    }
+    rows = detail.get(names.get(kind, ""))
+    if rows:
+        return [
+            (r["emailAddress"], text(r.get("status"), 16), text(r.get("diagnosticCode")))
+            for r in rows
+        ]
+    plain = detail.get("recipients") or mail.get("destination") or []
+    return [(r, None, None) for r in plain]
+
+
+def _completed(record: Feedback, detail: Any, status: str | None, words: str | None) -> Feedback:
+    if record.type is EventType.BOUNCED:
+        hard = detail.get("bounceType") == "Permanent"
+        sub = str(detail.get("bounceSubType"))
+        told = SUBTYPES.get(sub) or ("invalid_recipient" if hard else "server_error")
+        if sub in ("Suppressed", "OnAccountSuppressionList"):
+            words = words or "Address is on the suppression list"
+        return judged(record, reply=words, status=status, told=told, permanent=hard)
+    if record.type is EventType.DEFERRED:
+        told = DELAYS.get(str(detail.get("delayType")), "server_error")
+        return judged(record, reply=words, status=status, told=told, permanent=False)
+    if record.type is EventType.COMPLAINED and detail.get("complaintFeedbackType") == "not-spam":
+        import msgspec
+
+        return simple(msgspec.structs.replace(record, type=EventType.UNKNOWN, category="not-spam"))
+    return simple(record)
+
+
+WEBHOOK = Webhook(NAME, sns.verify, items, read)
