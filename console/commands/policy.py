@@ -187,9 +187,8 @@ def apply(
             shadow=shadow,
             redis=_redis(settings),
         )
-    emit(
-        {"version": version}, output, lambda _: sys.stdout.write(f"version {version} is in force\n")
-    )
+    part = "shadow" if shadow else ("in force" if canary == 100 else f"in force for {canary} %")
+    emit({"version": version}, output, lambda _: _say(f"version {version}: {part}"))
 
 
 def rollback(
@@ -216,9 +215,7 @@ def rollback(
             )
         except (policies.UnknownVersion, policies.NoPolicy) as error:
             fail(str(error), Exit.NOT_FOUND)
-    emit(
-        {"version": version}, output, lambda _: sys.stdout.write(f"version {version} is in force\n")
-    )
+    emit({"version": version}, output, lambda _: _say(f"version {version}: in force"))
 
 
 def history(
@@ -263,6 +260,10 @@ def schema() -> None:
 
 
 # --- what the commands share -------------------------------------------------------------------
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
 
 
 def _read(file: Path) -> bytes:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from console.output import Exit, Format, OutputOption, emit, fail, print_rows
+from console.output import Exit, Format, emit, fail, print_rows
 
 if TYPE_CHECKING:
     from mailweir.contracts.job import Job
     from mailweir.contracts.policy import Policy
+
+
+class Printed(StrEnum):
+    """How explain prints: for people, or for programs."""
+
+    TEXT = "text"
+    JSON = "json"
+    YAML = "yaml"
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +50,9 @@ def explain(
     at: Annotated[
         str | None, typer.Option("--at", help="Time of the decision, ISO 8601; default: now.")
     ] = None,
-    output: OutputOption = Format.TABLE,
+    output: Annotated[
+        Printed, typer.Option("-o", "--output", help="How to print: text, json or yaml.")
+    ] = Printed.TEXT,
 ) -> None:
     """Explain the route of a job. With --policy it needs no running stack.
 
@@ -74,7 +85,11 @@ def explain(
         providers=world["providers"],
     )
     answers = [run(j, context) for j in jobs]
-    emit(answers[0] if len(answers) == 1 else answers, output, lambda _: _show(jobs, answers))
+    body = answers[0] if len(answers) == 1 else answers
+    if output is Printed.TEXT:
+        _show(jobs, answers)
+    else:
+        emit(body, Format(output.value))
 
 
 def _show(jobs: list[Job], answers: list[dict[str, Any]]) -> None:

@@ -155,6 +155,18 @@ class CompiledPolicy:
             view = self._views[key] = self._make_view(snapshot, *key)
         return view
 
+    def _path(
+        self, snapshot: Snapshot, source: CompiledSource, provider: str, bucket: str
+    ) -> PathState:
+        """The path's state. A source that starts cold is cold, with the first day's cap, until
+        reputation says more: an unknown path must never be a way around warmup."""
+        path = snapshot.path(source.name, provider, bucket)
+        warmup = self.policy.warmup
+        if path is not _UNKNOWN or source.source.warm or not warmup.enabled:
+            return path
+        start = warmup.by_provider.get(provider, {}).get("start", warmup.start)
+        return PathState(state="cold", cap_day=int(start))
+
     def _make_view(
         self, snapshot: Snapshot, pool: str, provider: str, bucket: str, relays: bool
     ) -> View:
@@ -166,7 +178,7 @@ class CompiledPolicy:
             if bucket not in source.buckets:
                 barred.append(source.name)
                 continue
-            path = snapshot.path(source.name, provider, bucket)
+            path = self._path(snapshot, source, provider, bucket)
             weight = max(base * path.weight * path.score * path.score, 1e-9)
             region = source.region or compiled.pool.region or ""
             node = (source.seed, 1.0 / weight)
@@ -179,6 +191,9 @@ class CompiledPolicy:
             sum(c.weight for c in candidates),
             tuple(barred),
         )
+
+
+_UNKNOWN = Snapshot(0, 0.0, 0, {}).path("", "", "")
 
 
 def _affinities(affinities: Iterable[Affinity], field: str) -> dict[str, tuple[Affinity, ...]]:

@@ -20,7 +20,8 @@ def explain(job: Job, context: Context, state: RouterState | None = None) -> dic
 
     Keys: ``outcome`` (routed | held | refused | expired), ``queue``, ``pool``, ``source``, ``rule``,
     ``reasons``, ``candidates`` (pool, source, weight, score, rejected_because: None for the chosen),
-    ``limits`` (the throttles the job will meet: layer, limit), ``precedence`` (header | affinity | rule | default).
+    ``limits`` (the throttles the job will meet: layer, limit), ``precedence``
+    (header | affinity | rule | default).
     """
     draft = Draft(context, state or RouterState())
     trace = Trace()

@@ -288,3 +288,14 @@ def test_batch_is_the_fold_of_single_decisions_and_records_hold_no_address():
 def test_state_survives_encoding():
     _, state = route_many([job(bucket="bulk")], context(policy()), FRESH)
     assert msgspec.json.decode(msgspec.json.encode(state), type=type(state)) == state
+
+
+def test_a_cold_source_without_a_snapshot_row_has_the_first_days_cap():
+    p = policy(
+        sources={n: Source(n, buckets=("bulk",), warm=n != "new") for n in ("old", "new")},
+        pools={"p": Pool("p", (Member("old"), Member("new")))},
+        rules=(Rule(1, "all", Match(), Action(pools=(Share("p", 100),))),),
+    )
+    jobs = [job(id=i, bucket="bulk", recipient=f"r{i}@gmail.com") for i in range(400)]
+    decisions, _ = route_many(jobs, context(p), FRESH)
+    assert [d.source for d in decisions].count("new") == p.warmup.start == 50
