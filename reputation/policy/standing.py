@@ -125,7 +125,7 @@ def judge(
         return s
     if s.state is State.PROBATION:
         return _probation(s, c, now)
-    why = fault(c, peers, t, now, s.evidence_from) or _alarm(c, score, t)
+    why = fault(c, peers, t, now, s.evidence_from) or _alarm(c, score, t, now)
     if why is not None:
         return suspend(s, now, why)
     if s.state is State.RECOVERING:
@@ -187,16 +187,22 @@ def _recovering(s: Standing, c: counters.Counters, now: float) -> Standing:
     return msgspec.structs.replace(well, falls=0)
 
 
-def _alarm(c: counters.Counters, score: Score, t: Thresholds) -> str | None:
+def _alarm(c: counters.Counters, score: Score, t: Thresholds, now: float) -> str | None:
     if score.value < t.hold_below and score.confidence >= 0.5:
         return f"score {score.value:.2f} below {t.hold_below:g}"
-    if c.cusum_soft > counters.CUSUM_STOP:
+    if c.cusum_soft > counters.CUSUM_STOP and _enough(c, t, now):
         return "soft bounces rose suddenly (CUSUM)"
     return None
 
 
+def _enough(c: counters.Counters, t: Thresholds, now: float) -> bool:
+    hour = counters.recent(c, now, HOUR)
+    return hour[N.TRIES] + hour[N.HARD] >= t.min_attempts
+
+
 def _bands(s: Standing, c: counters.Counters, score: Score, t: Thresholds, now: float) -> Standing:
     alarm = max(c.cusum_bounce, c.cusum_complaint, c.cusum_soft) > counters.CUSUM_SLOW
+    alarm = alarm and _enough(c, t, now)
     low = score.value < t.throttle_below and score.confidence >= 0.5
     if s.state is not State.SLOWED:
         if low or alarm:
