@@ -75,6 +75,28 @@ async def test_a_connection_closed_while_idle_costs_no_mail() -> None:
     assert server.connections == 2
 
 
+async def test_another_host_of_the_site_takes_the_place_of_an_idle_one() -> None:
+    provider = Provider("p", connections=1)
+    async with Scripted() as one, Scripted() as two, Sender(provider=provider) as sender:
+        for server in (one, two, one):
+            async with asyncio.timeout(5):
+                assert (await sender.send(server.port, mails(1)))[0].accepted
+        assert sender.peak == 1
+    assert (one.connections, two.connections) == (2, 1)
+
+
+async def test_a_moved_job_says_so_and_shows_both_conversations() -> None:
+    async with Scripted({"banner": "554 no"}) as bad, Scripted() as good, Sender() as sender:
+        moved = await sender.one([hop(bad.port, "mx1.test"), hop(good.port, "mx2.test")])
+        stayed = await sender.one([hop(good.port, "mx2.test")])
+        lost = await sender.one([hop(bad.port, "mx1.test"), hop(bad.port, "mx3.test")])
+    assert (moved.layer, moved.host) == ("connection", f"mx2.test:{good.port}")
+    assert stayed.layer is None
+    assert lost.conversation is not None
+    assert lost.conversation.count("554 no") == 4  # each host's banner and our remark about it
+    assert "mx1.test" in lost.conversation
+
+
 async def test_sources_logins_and_policies_do_not_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("P1", "one")
     answers: Answers = {"ehlo": offer("PIPELINING", "AUTH PLAIN")}

@@ -4,6 +4,7 @@ that the remote did not take."""
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -46,7 +47,7 @@ SCRIPT = st.fixed_dictionaries(
 def test_one_result_each_and_never_a_hang(script: dict[str, list[Answer]], lanes: int) -> None:
     async def run() -> None:
         answers: dict[str, Answer | list[Answer]] = dict(script)
-        short = dict.fromkeys(("banner", "helo", "mail", "rcpt", "data", "dot"), 0.05)
+        short: Any = dict.fromkeys(("banner", "helo", "mail", "rcpt", "data", "dot"), 0.05)
         async with Scripted(answers) as server, Scripted() as good, Sender(**short) as sender:
             hops = [hop(server.port, "mx1.test"), hop(good.port, "mx2.test")]
             async with asyncio.timeout(20):

@@ -113,6 +113,14 @@ def is_private(address: str) -> bool:
     return not (mapped or ip).is_global
 
 
+def literal(host: str) -> str | None:
+    """The host itself where it is an IP address: no lookup then."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return None
+
+
 async def dial(
     to: Dial, settings: SmtpSettings, secrets: Secrets, *, refresh_secret: bool = False
 ) -> Connection:
@@ -227,7 +235,7 @@ async def _reach(to: Dial, settings: SmtpSettings) -> tuple[socket.socket, str]:
     if to.bind is not None:
         family = socket.AF_INET6 if ":" in to.bind else socket.AF_INET
     async with asyncio.timeout(settings.connect):
-        peer = to.hop.address
+        peer = to.hop.address or literal(to.hop.host)
         if peer is None:
             infos = await loop.getaddrinfo(
                 to.hop.host, to.hop.port, family=family, type=socket.SOCK_STREAM

@@ -40,12 +40,12 @@ class Pool:
 
     def take(self, dial: Dial) -> Connection | None:
         """An idle connection, ready for a mail; its place stays taken."""
-        kept = self._idle.get(dial)
-        while kept:
-            connection = kept.pop()
-            self._forget(connection)
+        while kept := self._idle.get(dial):
+            connection = kept[-1]
+            place = self._forget(dial, connection)
             if connection.protocol.clean:
                 return connection
+            self.discard(place, connection)
         return None
 
     def count_idle(self, dial: Dial) -> int:
@@ -112,14 +112,15 @@ class Pool:
             self.leave(place)
 
     def _expire(self, dial: Dial, connection: Connection) -> None:
-        kept = self._idle.get(dial, [])
-        if connection in kept:
-            kept.remove(connection)
-            place = self._forget(connection)
-            self.discard(place, connection)
+        if id(connection) in self._sites:
+            self.discard(self._forget(dial, connection), connection)
 
-    def _forget(self, connection: Connection) -> Place:
+    def _forget(self, dial: Dial, connection: Connection) -> Place:
         """Take a connection out of the idle books."""
+        kept = self._idle[dial]
+        kept[:] = [other for other in kept if other is not connection]
+        if not kept:
+            del self._idle[dial]
         if connection.idle is not None:
             connection.idle.cancel()
             connection.idle = None
@@ -128,11 +129,10 @@ class Pool:
 
     def _evict(self, place: Place) -> bool:
         """Free a place by closing an idle connection of it at once."""
-        for kept in self._idle.values():
+        for dial, kept in self._idle.items():
             for connection in kept:
                 if self._sites[id(connection)] == place:
-                    kept.remove(connection)
-                    self._forget(connection)
+                    self._forget(dial, connection)
                     connection.say_goodbye()
                     self.leave(place)
                     return True

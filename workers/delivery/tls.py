@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from functools import lru_cache
 
 from workers.delivery.types import TlsMode
 
 
-@lru_cache(maxsize=64)
 def client_context(mode: TlsMode, ca_file: str | None) -> ssl.SSLContext:
     """The context of a policy. Only ``verified`` checks certificate and host name; the others encrypt
     against listeners (RFC 7435), which most MX certificates allow no more than.
 
-    Raises :class:`OSError` or :class:`ssl.SSLError` for a CA file that cannot be used.
+    A CA file is read again when it changes. Raises :class:`OSError` or :class:`ssl.SSLError` for one
+    that cannot be used.
     """
+    return _built(mode, ca_file, os.stat(ca_file).st_mtime_ns if ca_file else 0)
+
+
+@lru_cache(maxsize=64)
+def _built(mode: TlsMode, ca_file: str | None, _: int) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca_file)
     if mode is not TlsMode.VERIFIED:
         context.check_hostname = False

@@ -15,7 +15,7 @@ from mailweir.plumbing.secrets import Secrets
 from mailweir.plumbing.settings import Settings
 from workers.delivery import conversation
 from workers.delivery.connection import ConnectFailed, Connection, Dial, dial
-from workers.delivery.conversation import hide
+from workers.delivery.conversation import Step, hide
 from workers.delivery.http_api import KINDS, HttpApi
 from workers.delivery.pool import OnChange, Place, Pool
 from workers.delivery.transaction import Broken, Mailer, Take
@@ -47,7 +47,9 @@ class _Work:
         tls: TlsMode,
         before_body: BeforeBody,
         on_result: OnResult,
+        conversations: bool,
     ) -> None:
+        self.conversations = conversations
         self.source = source
         self.place: Place = (source.name, destination.site)
         self.hops = [hop for hop in destination.hosts if _fits(hop, source, provider)]
@@ -91,7 +93,7 @@ class _Work:
             if self.alive():
                 self.queue.appendleft(self.envelopes[result.job_id])
                 return
-        self.on_result(result)
+        self.on_result(replace(result, layer="connection") if self.dead else result)
 
     def settle(
         self, envelope: Envelope, failed: ConnectFailed | Broken | Result | None, host: str
@@ -131,9 +133,18 @@ class _Work:
                 host,
                 seconds,
                 error=failed.error,
-                conversation=conversation.encode(host, False, 0, failed.handshake.steps),
+                conversation=self._openings(host) if self.conversations else None,
             )
         )
+
+    def _openings(self, host: str) -> str:
+        """What was said to every host that could not be used."""
+        steps: list[Step] = []
+        for hop, failed in self.dead.items():
+            if isinstance(failed, ConnectFailed):
+                steps.append((0, "!", f"{hop.host}:{hop.port} {hop.address or ''}".rstrip()))
+                steps += failed.handshake.steps
+        return conversation.encode(host, False, 0, steps)
 
     def settle_all(self) -> None:
         """No host is left: every envelope still waiting ends with the last host's failure."""
@@ -201,7 +212,16 @@ class Transport:
                 max_connections=min(max_connections, source.connections or provider.connections),
             )
             return
-        work = _Work(source, destination, envelopes, provider, TlsMode(tls), before_body, on_result)
+        work = _Work(
+            source,
+            destination,
+            envelopes,
+            provider,
+            TlsMode(tls),
+            before_body,
+            on_result,
+            self._settings.conversation,
+        )
         first = await self._connect(work)
         if first is None:
             work.settle_all()
@@ -225,7 +245,9 @@ class Transport:
         async def nothing(_: Envelope) -> bool:
             return False
 
-        work = _Work(source, destination, (), provider, TlsMode(tls), nothing, lambda _: None)
+        work = _Work(
+            source, destination, (), provider, TlsMode(tls), nothing, lambda _: None, False
+        )
         opened: list[tuple[Dial, Connection]] = []
         for _ in range(min(count, self._limit(work))):
             found = await self._connect(work)

@@ -98,6 +98,7 @@ class Result:
     tls: bool = False
     conversation: str | None = None  # compact JSON, see conversation.py
     retry_after: float | None = None  # seconds, from an HTTP API's Retry-After
+    layer: str | None = None  # "connection": an earlier MX host failed, this one was the next (S35)
 
     @property
     def accepted(self) -> bool:
