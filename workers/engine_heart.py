@@ -69,6 +69,7 @@ class Heart:
         self._concurrency = concurrency
         self._reachable = reachable
         self._tasks: list[asyncio.Task[None]] = []
+        self._stopped = False
         self.alive = 1  # workers heard of, this one included
 
     async def start(self) -> None:
@@ -82,10 +83,11 @@ class Heart:
             (BEAT, self._beat),
             (LOOK, self._look),
         ):
-            self._tasks.append(asyncio.create_task(_every(every, what)))
+            self._tasks.append(asyncio.create_task(self._every(every, what)))
 
     async def stop(self) -> None:
         """End, and say so."""
+        self._stopped = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -173,14 +175,16 @@ class Heart:
             clock=self._clock,
         )
 
+    async def _every(self, seconds: float, what: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do it again and again; a server that is away is tried again at the next turn.
 
-async def _every(seconds: float, what: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Do it again and again; a server that is away is tried again at the next turn."""
-    while True:
-        try:
-            await what()
-        except (RedisError, DatabaseUnavailable, NoPolicy) as error:
-            log.warning("heartbeat missed", what=what.__name__, error=type(error).__name__)
-        except Exception:
-            log.exception("heartbeat failed", what=what.__name__)
-        await asyncio.sleep(seconds * random.uniform(0.9, 1.0))
+        The flag is asked beside the cancellation, which redis-py may swallow."""
+        while not self._stopped:
+            try:
+                await what()
+            except (RedisError, DatabaseUnavailable, NoPolicy) as error:
+                log.warning("heartbeat missed", what=what.__name__, error=type(error).__name__)
+            except Exception:
+                log.exception("heartbeat failed", what=what.__name__)
+            if not self._stopped:
+                await asyncio.sleep(seconds * random.uniform(0.9, 1.0))

@@ -24,7 +24,7 @@ class Views:
         self._watch = watch
         self._redis = redis
         self._decode = msgspec.json.Decoder(Snapshot).decode
-        self._version: bytes | None = None
+        self._version: bytes | str | None = None
         self._defaults = default_providers()
         self.snapshot = Snapshot(version=0, created_at=0.0, policy_version=0, paths={})
         self.epoch: str | None = None

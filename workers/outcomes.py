@@ -85,6 +85,7 @@ class OutcomeWriter:
         self._first = 0.0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._stopped = False
 
     def start(self) -> None:
         """Begin to write."""
@@ -115,12 +116,13 @@ class OutcomeWriter:
         while self._outcomes or self._closing:
             self._wake.set()
             await asyncio.sleep(self._delay)
+        self._stopped = True
+        self._wake.set()
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await self._task
 
     async def _run(self) -> None:
-        while True:
+        while not self._stopped:
             await self._wake.wait()
             self._wake.clear()
             if not self._closing and 0 < len(self._outcomes) < self._rows:
@@ -134,7 +136,11 @@ class OutcomeWriter:
                         pass
                     self._wake.clear()
             while self._outcomes or self._closing or self._notes:
-                await self._turn()
+                try:
+                    await self._turn()
+                except Exception:  # a defect here must not end the only writer
+                    log.exception("outcome writer stumbled")
+                    await asyncio.sleep(RETRY_FIRST)
 
     async def _turn(self) -> None:
         batch, self._outcomes = self._outcomes[:WRITE_MAX], self._outcomes[WRITE_MAX:]

@@ -51,11 +51,13 @@ def register(app: Celery) -> Celery:
     return app
 
 
-@signals.celeryd_after_setup.connect(weak=False)
 def _know(sender: str, instance: Any, **_: object) -> None:
     _Process.name = sender
     _Process.queues = tuple(instance.app.amqp.queues.consume_from)
     _Process.concurrency = int(instance.concurrency)
+
+
+signals.celeryd_after_setup.connect(_know, weak=False)
 
 
 @on_loop_start
