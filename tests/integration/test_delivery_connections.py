@@ -280,6 +280,20 @@ async def test_a_broken_handshake_falls_back_only_when_opportunistic() -> None:
     assert (strict.stage, strict.error) == ("starttls", "tls")
 
 
+async def test_tls_from_the_first_byte(tls: ssl.SSLContext) -> None:
+    async with (
+        Scripted(tls=tls, implicit_tls=True) as server,
+        Scripted() as plain,
+        Sender() as sender,
+    ):
+        result = await sender.one([Hop("localhost", server.port, implicit_tls=True, trusted=True)])
+        failed = await sender.one([Hop("localhost", plain.port, implicit_tls=True, trusted=True)])
+    assert result.accepted
+    assert result.tls
+    assert (failed.stage, failed.error) == ("starttls", "tls")
+    assert plain.connections == 1, "no TLS there: not asked in plain text"
+
+
 async def test_no_readable_password_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("P1", "secret-canary")
     monkeypatch.setattr("ipaddress.IPv4Address.is_loopback", property(lambda self: False))

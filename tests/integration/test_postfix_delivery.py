@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mailweir.contracts.ids import format_id
 from mailweir.contracts.policy import Auth, Provider, Source, Tls
 from tests.services.postfix import PASSWORD, USER, Postfix, SmtpSink
 from tests.unit.delivery.scripted import Scripted
@@ -48,6 +49,7 @@ async def test_bytes_arrive_as_signed(postfix: Postfix, name: str, chunking: boo
     assert result.tls
     assert result.conversation is not None
     assert ("BDAT" in result.conversation) == chunking
+    assert f"ENVID={format_id(1)}" in result.conversation
     (raw,) = postfix.arrived()
     assert stored_body(raw) == body
     if name != "empty":

@@ -62,6 +62,7 @@ class Connection:
     chunking: bool = False
     eightbit: bool = False
     smtputf8: bool = False
+    dsn: bool = False
     size: int | None = None  # largest message taken; None: not said (SIZE not offered)
     mails: int = 0  # transactions begun
     accepted: int = 0
@@ -80,6 +81,7 @@ class Connection:
         self.chunking = "chunking" in offer
         self.eightbit = "8bitmime" in offer
         self.smtputf8 = "smtputf8" in offer
+        self.dsn = "dsn" in offer
         self.size = None
         if "size" in offer:
             text = offer["size"].strip()

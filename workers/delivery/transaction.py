@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from mailweir.contracts.ids import format_id
 from mailweir.plumbing.settings import SmtpSettings
 from workers.delivery import conversation
 from workers.delivery.connection import Connection
@@ -140,6 +141,9 @@ class Mailer:
             options += " BODY=8BITMIME"
         if envelope.smtputf8:
             options += " SMTPUTF8"
+        if connection.dsn:
+            # RFC 3461: a report names our job even where the address was rewritten on the way
+            options += f" RET=HDRS ENVID={format_id(envelope.job_id)}"
         return f"MAIL FROM:<{envelope.mail_from}>{options}", f"RCPT TO:<{envelope.rcpt}>"
 
     def _write_flight(self, attempt: _Attempt) -> None:

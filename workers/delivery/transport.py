@@ -341,7 +341,8 @@ class Transport:
         try:
             return await dial(key, self._settings, self._secrets)
         except ConnectFailed as failed:
-            if failed.error == "tls" and key.tls is TlsMode.OPPORTUNISTIC:
+            opportunistic = key.tls is TlsMode.OPPORTUNISTIC and not key.hop.implicit_tls
+            if failed.error == "tls" and opportunistic:
                 return await dial(replace(key, tls=TlsMode.NONE), self._settings, self._secrets)
             if failed.stage == "auth" and failed.code == 535:
                 return await dial(key, self._settings, self._secrets, refresh_secret=True)

@@ -55,6 +55,7 @@ class Scripted:
 
     answers: dict[str, Answer | list[Answer]] = field(default_factory=dict)
     tls: ssl.SSLContext | None = None
+    implicit_tls: bool = False
     bind: str = "127.0.0.1"
     port: int = 0
     mails: list[Mail] = field(default_factory=list)
@@ -72,7 +73,13 @@ class Scripted:
         self._free = asyncio.Event()
 
     async def __aenter__(self) -> Scripted:
-        self._server = await asyncio.start_server(self._serve, self.bind, self.port, limit=1 << 20)
+        self._server = await asyncio.start_server(
+            self._serve,
+            self.bind,
+            self.port,
+            limit=1 << 20,
+            ssl=self.tls if self.implicit_tls else None,
+        )
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -90,7 +97,7 @@ class Scripted:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _answer(self, stage: str) -> Answer:
-        script = self.answers.get(stage, DEFAULTS[stage])
+        script = self.answers.get(stage, DEFAULTS.get(stage, "500 5.5.1 what?"))
         if not isinstance(script, list):
             return script
         queue = self._queues.setdefault(stage, deque(script))
