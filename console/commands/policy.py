@@ -252,10 +252,17 @@ def history(
     )
 
 
-def schema() -> None:
+def schema(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="The reference in place of it.")
+    ] = False,
+) -> None:
     """Print the JSON schema of policy files, for editors."""
-    from router.policy.schema import json_schema
+    from router.policy.schema import json_schema, reference
 
+    if markdown:
+        sys.stdout.write(reference())
+        return
     emit(json_schema(), Format.JSON)
 
 
