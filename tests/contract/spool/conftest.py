@@ -14,6 +14,9 @@ from mailweir.spool.store import Spool
 
 DIALECTS = ("sqlite", "postgresql")
 
+only_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+only_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+
 # Every test of this suite writes down each change of state and each job that is nowhere or in two
 # places at once; the fixture compares them with the table of moves when the test is over.
 _WATCH = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -12,6 +13,7 @@ from mailweir.contracts.job import Bucket
 from mailweir.contracts.lifecycle import IllegalMove, State
 from mailweir.contracts.route import Chunk
 from mailweir.spool.store import Flow, Move, Pick, Spool
+from tests.contract.spool.conftest import only_postgresql, only_sqlite
 from tests.contract.spool.helpers import (
     ORDERS,
     accept,
@@ -158,9 +160,8 @@ def test_two_routers_never_dispatch_a_job_twice(spool: Spool) -> None:
     assert all(len(spool.decisions_of(i)) == 1 for i in list(ids)[:50])
 
 
+@only_sqlite
 def test_a_chunk_is_published_without_a_job_cancelled_meanwhile(spool: Spool) -> None:
-    if spool.database.dialect_name == "postgresql":
-        pytest.skip("PostgreSQL locks claimed rows: the cancel waits for the router's commit")
     a, b = accept(spool, 2)
     now = time.time()
     picks = [Pick(flow, 10) for flow in spool.flows(Bucket.BULK, now)]
@@ -171,6 +172,19 @@ def test_a_chunk_is_published_without_a_job_cancelled_meanwhile(spool: Spool) ->
     assert spool.decisions_of(a) == []
     with spool.claim(picks, now) as batch:
         assert batch.jobs == []
+
+
+@only_postgresql
+def test_a_cancel_waits_for_the_router_that_claimed_and_still_comes_in_time(spool: Spool) -> None:
+    a, b = accept(spool, 2)
+    now = time.time()
+    picks = [Pick(flow, 10) for flow in spool.flows(Bucket.BULK, now)]
+    with ThreadPoolExecutor(1) as pool:
+        with spool.claim(picks, now) as batch:
+            cancelled = pool.submit(spool.cancel, now, job=a)
+            (chunk,) = batch.settle([dispatch([a, b])], [], [decision(a), decision(b)])
+        assert cancelled.result(30) == 1
+    assert [w.job.id for w in take(spool, chunk)] == [b]
 
 
 def test_a_held_job_comes_back_at_its_time(spool: Spool) -> None:
