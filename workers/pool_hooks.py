@@ -26,6 +26,10 @@ Start = Callable[[], Awaitable[None]]
 Stopping = Callable[[], None]
 Drain = Callable[[float], Awaitable[None]]
 
+_LEAST = (
+    0.05  # real seconds even for the hook whose predecessors took all: with 0 it would not begin
+)
+
 log = structlog.get_logger(__name__)
 
 
@@ -74,7 +78,7 @@ class Hooks:
         self.stopping()
         end = time.monotonic() + seconds
         for hook in reversed(self._drain):
-            left = max(0.0, end - time.monotonic())
+            left = max(_LEAST, end - time.monotonic())
             try:
                 await asyncio.wait_for(hook(left), left)
             except Exception:  # the others must be closed as well

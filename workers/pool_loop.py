@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -60,6 +61,8 @@ class LoopThread:
         while True:
             try:
                 return future.result(timeout=0.5)
+            except CancelledError:  # by the loop, at its end
+                raise LoopDied("the task loop has ended") from None
             except TimeoutError:
                 if future.done():
                     return future.result()

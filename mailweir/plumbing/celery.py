@@ -2,7 +2,7 @@
 
 The spool is the truth, so a message is acknowledged late and may be redelivered; nothing waits in
 Celery (no ETA, no retry, no rate limit); no events, no results; JSON only. Why each setting is as it
-is: ``docs/decisions/celery.md``.
+is: ``docs/decisions/0030-celery.md``.
 """
 
 from __future__ import annotations

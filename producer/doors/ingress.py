@@ -2,7 +2,7 @@
 
 A message is claimed, committed by ``accept``, and only then removed, so a consumer may be killed at
 any moment; what it had claimed is accepted by the next one. ``accept`` sees a message again after such a
-death and must know it by its id. *Published* is not yet accepted: see ``docs/decisions/celery.md``.
+death and must know it by its id. *Published* is not yet accepted: see ``docs/decisions/0030-celery.md``.
 """
 
 from __future__ import annotations
