@@ -90,6 +90,22 @@ class WebSettings(Section):
     )
 
 
+class SubmissionSettings(Section):
+    """The SMTP door (RFC 6409)."""
+
+    host: str = Field("127.0.0.1", description="Address the SMTP door listens on.")
+    port: int = Field(2587, ge=0, le=65535, description="Its port; 0 lets the system choose.")
+    certificate: Path | None = Field(
+        None, description="PEM certificate chain for STARTTLS; required off loopback."
+    )
+    key: Path | None = Field(None, description="PEM private key of the certificate.")
+    connections: int = Field(20, ge=1, description="Connections of one client address at once.")
+    auth_failures: int = Field(3, ge=1, description="Wrong passwords before the session is closed.")
+    idle: float = Field(60.0, gt=0, description="Real seconds a session may be silent.")
+    session: float = Field(900.0, gt=0, description="Real seconds a session may last.")
+    max_recipients: int = Field(100, ge=1, description="Recipients of one message (RFC 5321: 100).")
+
+
 class AcceptSettings(Section):
     group_commit: float = Field(
         0.004, ge=0, description="Seconds a door waits for more jobs to share a commit."
@@ -325,6 +341,7 @@ class Settings(BaseSettings):
     redis: RedisSettings = RedisSettings()
     broker: BrokerSettings = BrokerSettings()
     web: WebSettings = WebSettings()
+    submission: SubmissionSettings = SubmissionSettings()
     accept: AcceptSettings = AcceptSettings()
     ingress: IngressSettings = IngressSettings()
     router: RouterSettings = RouterSettings()
