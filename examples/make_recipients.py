@@ -28,7 +28,7 @@ def domain(chance: random.Random) -> str:
         if value < share:
             return name
         value -= share
-    return f"mail{chance.randrange(40)}.example.net"
+    return f"garden{chance.randrange(40)}.example"
 
 
 def write(count: int, seed: int = 1) -> None:

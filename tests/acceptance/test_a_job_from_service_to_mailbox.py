@@ -1,0 +1,50 @@
+"""A service publishes, a mailbox receives, and everybody can see how it went."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.acceptance.house import house
+
+
+def test_a_job_from_service_to_mailbox(tmp_path: Path) -> None:
+    with house(tmp_path) as home:
+        (job,) = home.send(["jane@gmail.com"])
+        home.wait_ended(1)
+        assert home.state_of(job) == "sent"
+        (record,) = home.witness()
+        assert record["ref"] == job
+        assert record["recipient"] == "jane@gmail.com"
+
+        trace = json.loads(home.run("trace", job, "-o", "json").stdout)
+        assert [entry["what"] for entry in trace["timeline"]] == ["accepted", "routed", "sent"]
+        talk = trace["timeline"][-1]["conversation"]["steps"]
+        assert any("250" in text for _, direction, text in talk if direction == "<")
+        assert "jane" not in json.dumps(trace)
+
+        # an unknown mailbox bounces, is suppressed within a second, and the next mail is refused
+        (unknown,) = home.send(["nouser1@outlook.com"])
+        home.wait_ended(2)
+        assert home.state_of(unknown) == "bounced"
+        home.wait(
+            "the suppression",
+            lambda: home.run("suppress", "check", "nouser1@outlook.com").returncode == 4,
+        )
+        (again,) = home.send(["NoUser1@Outlook.com"])
+        home.wait_ended(3)
+        assert home.state_of(again) == "refused"
+        assert len(home.witness()) == 1
+
+        status = json.loads(home.run("status", "-o", "json").stdout)
+        assert status["redis"] == "ok"
+        assert {"transactional"} <= {q for w in status["workers"] for q in w["queues"]}
+        queues = json.loads(home.run("queues", "-o", "json").stdout)
+        assert [row["queue"] for row in queues["queues"]] == [
+            "transactional",
+            "marketing",
+            "marketing.throttled",
+            "bulk",
+            "bulk.throttled",
+            "ingress",
+        ]
