@@ -16,11 +16,14 @@ COMMANDS: tuple[str, ...] = (
     "keys",
     "look",
     "policy",
+    "reputation",
     "route",
     "simulator",
+    "suppress",
     "run",
     "send",
     "up",
+    "warmup",
 )
 
 
