@@ -66,6 +66,9 @@ def _checked(url: str) -> str:
             f"broker.url has the scheme {parts.scheme or '(none)'}; "
             "use redis://, rediss://, redis+socket://, amqp:// or amqps://"
         )
+    if parts.scheme == "rediss" and "ssl_cert_reqs" not in parse_qs(parts.query):
+        # kombu speaks plain text to a rediss:// URL that says nothing about certificates
+        return url + ("&" if parts.query else "?") + "ssl_cert_reqs=required"
     return url
 
 

@@ -59,6 +59,11 @@ def settings(**sections: object) -> Settings:
             "rediss://h/2?ssl_cert_reqs=required",
         ),
         (
+            {"redis": {"url": "rediss://h/0?ssl_ca_certs=/ca"}},
+            "rediss://h/1?ssl_ca_certs=/ca&ssl_cert_reqs=required",
+            "rediss://h/1?ssl_ca_certs=/ca&ssl_cert_reqs=required",
+        ),
+        (
             {"broker": {"url": "unix:///b.sock?db=4"}},
             "redis+socket:///b.sock?virtual_host=4",
             "unix:///b.sock?db=4",
