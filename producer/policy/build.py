@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, NamedTuple
 
 import msgspec
 
 from mailweir.contracts.credential import ApiKey
-from mailweir.contracts.ids import format_id
 from mailweir.contracts.job import (
     Accepted,
-    Bucket,
     Content,
     ContentKind,
     JobMeta,
@@ -22,24 +19,24 @@ from mailweir.contracts.job import (
     NewMessage,
     Wishes,
 )
-from mailweir.contracts.submit import Recipient, SubmitRequest, TemplateData
+from mailweir.contracts.submit import SubmitRequest, TemplateData
 from mailweir.mail import content, headers, skeleton
-from mailweir.mail.address import (
-    Address,
-    InvalidAddress,
-    Mailbox,
-    parse,
-    parse_mailbox,
-    split_mailboxes,
-)
 from mailweir.mail.mime_build import Attachment, InvalidContent
 from mailweir.mail.mime_scan import InvalidMessage, Scanned
 from mailweir.mail.providers import lane_of
 from producer.policy import fields, wishes
-from producer.policy.recipients import Target, Targets, collect
+from producer.policy.lines import (
+    Shared,
+    UnsubscribeUrl,
+    check_unsubscribe,
+    job_lines,
+    message_lines,
+    visible_lines,
+)
+from producer.policy.recipients import Targets, collect
 from producer.policy.refusal import Forbidden, Invalid, TooLarge
+from producer.policy.senders import who_sends
 
-MAX_SUBJECT = 998
 _RULE_HEADERS = 50  # headers kept for rules to match on
 _RULE_HEADER_LENGTH = 200
 
@@ -56,7 +53,7 @@ class Rules(NamedTuple):
     max_header: int
     max_parts: int
     sender_domain: str  # for Message-IDs where there is no From domain
-    unsubscribe_url: Callable[[int, str, str, str], str]
+    unsubscribe_url: UnsubscribeUrl
 
 
 class Stored(NamedTuple):
@@ -118,13 +115,13 @@ def build(
     request, free = _own_headers(request, scanned, key)
     bucket = fields.bucket(request.bucket)
     start, end = fields.times(request.send_at, request.expires_at, now)
-    sender, mail_from = _senders(request, scanned, key)
+    sender, mail_from = who_sends(request, scanned, key)
     targets = collect(request, scanned, rules.max_recipients)
     message_id, *job_ids = ids(1 + len(targets.each))
-    has_link = _check_unsubscribe(request, scanned, free, bucket)
+    has_link = check_unsubscribe(request, scanned, free, bucket)
 
     domain = sender.address.domain if sender else rules.sender_domain
-    shared = _Shared(request, key, bucket, sender, domain, has_link)
+    shared = Shared(request, key, bucket, sender, domain, has_link)
     personal = request.template is not None
     made, skeleton_used = _content(
         request, scanned, shared, targets, free, message_id, stored, rules
@@ -153,7 +150,7 @@ def build(
                 mail_from=mail_from,
                 lane=lane_of(target.box.address.domain),
                 variables=variables,
-                prepend=_job_lines(shared, rules, job_id, target, personal),
+                prepend=job_lines(shared, rules.unsubscribe_url, job_id, target, personal),
             )
         )
     notes = {t.box.address.text: t.note for t in targets.each if t.note}
@@ -173,7 +170,7 @@ def build(
             scanned,
             free,
             start,
-            _message_lines(shared, scanned, message_id, now, free),
+            message_lines(shared, scanned, message_id, now, free),
         ),
         jobs=tuple(jobs),
         send_at=max(now, start or now),
@@ -188,17 +185,6 @@ def hash_request(request: SubmitRequest) -> bytes:
     """What a repeated call must agree with (P5): every field but the key itself."""
     plain = msgspec.structs.replace(request, idempotency_key=None)
     return sha256(msgspec.msgpack.encode(plain, order="deterministic")).digest()
-
-
-class _Shared(NamedTuple):
-    """What all jobs of the message have in common."""
-
-    request: SubmitRequest
-    key: ApiKey
-    bucket: Bucket
-    sender: Mailbox | None
-    domain: str  # of Message-IDs
-    has_link: bool  # the caller brought List-Unsubscribe
 
 
 def _scan(request: SubmitRequest, rules: Rules) -> Scanned | None:
@@ -266,98 +252,10 @@ def _own_headers(
     return wishes.apply(request, own, may_route=may_route), free
 
 
-def _senders(
-    request: SubmitRequest, scanned: Scanned | None, key: ApiKey
-) -> tuple[Mailbox | None, str]:
-    """The From mailbox and the reverse-path, both of domains this caller may use."""
-    sender: Mailbox | None = None
-    if request.from_ is not None:
-        item = request.from_
-        try:
-            if isinstance(item, Recipient):
-                sender = Mailbox(item.name or "", parse(item.email))
-            else:
-                sender = parse_mailbox(item)
-            headers.address_line("From", [sender])
-        except InvalidAddress as error:
-            raise Invalid("from", error.why) from None
-        except headers.InvalidHeader as error:
-            raise Invalid("from", error.why) from None
-        _check_domain(key, "from", sender.address)
-    elif scanned is None:
-        raise Invalid("from", "is missing")
-    asked = sender
-    in_header = _header_sender(scanned, "from")
-    if in_header is not None:
-        _check_domain(key, "raw.from", in_header)
-        on_behalf = _header_sender(scanned, "sender")
-        if on_behalf is not None:
-            _check_domain(key, "raw.sender", on_behalf)
-        sender = Mailbox("", in_header)
-    elif sender is None and not request.mail_from:
-        raise Invalid("from", "neither the request nor the message says who sends")
-    if request.mail_from is None:
-        assert sender is not None
-        return sender, (asked or sender).address.text
-    if request.mail_from == "":
-        return sender, ""
-    try:
-        path = parse(request.mail_from)
-    except InvalidAddress as error:
-        raise Invalid("mail_from", error.why) from None
-    _check_domain(key, "mail_from", path)
-    return sender or Mailbox("", path), path.text
-
-
-def _header_sender(scanned: Scanned | None, name: str) -> Address | None:
-    """The one address of a ready message's From or Sender; None when the header is not there."""
-    value = scanned.first(name) if scanned else None
-    if value is None:
-        return None
-    try:
-        items = split_mailboxes(value)
-        if len(items) != 1:
-            raise Invalid(f"raw.{name}", "exactly one address")
-        item = items[0]
-        return parse(item[:-1].rpartition("<")[2] if item.endswith(">") else item)
-    except InvalidAddress as error:
-        raise Invalid(f"raw.{name}", error.why) from None
-
-
-def _check_domain(key: ApiKey, field: str, address: Address) -> None:
-    if not key.may_send_as(address.domain):
-        raise Forbidden(field, f"this API key may not send as {address.domain}")
-
-
-def _check_unsubscribe(
-    request: SubmitRequest, scanned: Scanned | None, free: list[tuple[str, str]], bucket: Bucket
-) -> bool:
-    """Whether the caller brought the link. S4: without one marketing and bulk are refused."""
-    if isinstance(request.unsubscribe, str):
-        try:
-            headers.check_unsubscribe("List-Unsubscribe", request.unsubscribe)
-        except headers.InvalidHeader as error:
-            raise Invalid("unsubscribe", error.why) from None
-        if "<https://" not in request.unsubscribe:
-            raise Invalid("unsubscribe", "one-click needs an https link (RFC 8058 3.1)")
-        return True
-    names = {f.name for f in scanned.fields} if scanned else {name.lower() for name, _ in free}
-    has_link = "list-unsubscribe" in names
-    if bucket is Bucket.TRANSACTIONAL or request.unsubscribe:
-        return has_link
-    if not has_link or "list-unsubscribe-post" not in names:
-        raise Invalid(
-            "unsubscribe",
-            f"{bucket} mail needs one-click unsubscribe (RFC 8058): set unsubscribe to true, or bring "
-            "List-Unsubscribe and List-Unsubscribe-Post",
-        )
-    return has_link
-
-
 def _content(
     request: SubmitRequest,
     scanned: Scanned | None,
-    shared: _Shared,
+    shared: Shared,
     targets: Targets,
     free: list[tuple[str, str]],
     message_id: int,
@@ -377,7 +275,7 @@ def _content(
             content_made = _stamped(stored.id, ContentKind.SKELETON, stored.body, rules)
             return content_made, stored.skeleton
         body = content.build(
-            _head(request, shared, targets, free),
+            visible_lines(request, shared, targets, free),
             text=request.text,
             html=request.html,
             attachments=[
@@ -417,88 +315,10 @@ def _stamped(content_id: int, kind: ContentKind, body: bytes, rules: Rules) -> C
     return Content(content_id, kind, body, sha256(body).digest())
 
 
-def _head(
-    request: SubmitRequest, shared: _Shared, targets: Targets, free: list[tuple[str, str]]
-) -> list[bytes]:
-    """The visible headers of a message built from parts."""
-    assert shared.sender is not None
-    lines = [headers.address_line("From", [shared.sender])]
-    for name in ("To", "Cc"):
-        boxes = [box for kind, box in targets.shown if kind == name.lower()]
-        if boxes:
-            lines.append(headers.address_line(name, boxes))
-    if request.reply_to:
-        lines.append(headers.line("Reply-To", ", ".join(request.reply_to)))
-    if request.subject is not None:
-        if len(request.subject) > MAX_SUBJECT:
-            raise Invalid("subject", f"longer than {MAX_SUBJECT} characters")
-        lines.append(headers.line("Subject", request.subject))
-    return lines + [headers.line(name, value) for name, value in free]
-
-
-def _message_lines(
-    shared: _Shared,
-    scanned: Scanned | None,
-    message_id: int,
-    now: float,
-    free: list[tuple[str, str]],
-) -> str:
-    """Header lines all jobs share, fixed now so that every attempt sends the same bytes."""
-    request = shared.request
-    personal = request.template is not None
-    has = {f.name for f in scanned.fields} if scanned else {name.lower() for name, _ in free}
-    lines: list[bytes] = []
-    if "date" not in has:
-        stamp = datetime.fromtimestamp(int(now), UTC).strftime("%a, %d %b %Y %H:%M:%S +0000")
-        lines.append(b"Date: " + stamp.encode() + b"\r\n")
-    if (scanned is not None and "from" not in has) or personal:
-        assert shared.sender is not None
-        lines.append(headers.address_line("From", [shared.sender]))
-    if "message-id" not in has and not personal:
-        lines.append(_message_id(message_id, shared.domain))
-    if personal:
-        if request.reply_to:
-            lines.append(headers.line("Reply-To", ", ".join(request.reply_to)))
-        lines += [headers.line(name, value) for name, value in free]
-    if "feedback-id" not in has:
-        parts = (request.campaign or "", shared.key.tenant, shared.bucket.value, "mailweir")
-        text = ":".join(
-            "".join(c if c.isascii() and c.isalnum() else "-" for c in p)[:40] for p in parts
-        )
-        lines.append(b"Feedback-ID: " + text.encode() + b"\r\n")
-    if isinstance(request.unsubscribe, str):
-        lines.append(headers.line("List-Unsubscribe", request.unsubscribe))
-    if (request.unsubscribe or shared.has_link) and "list-unsubscribe-post" not in has:
-        lines.append(b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n")
-    return headers.join(lines).decode("ascii")
-
-
-def _job_lines(shared: _Shared, rules: Rules, job_id: int, target: Target, personal: bool) -> str:
-    """Header lines of one recipient: the reference that leads a report back to the job, its link."""
-    name = format_id(job_id)
-    lines = [f"X-Mailweir-Ref: {name}\r\n".encode()]
-    if personal:
-        lines.append(_message_id(job_id, shared.domain))
-        try:
-            lines.append(headers.address_line("To", [target.box]))
-        except headers.InvalidHeader as error:
-            raise Invalid(f"{target.field}.name", error.why) from None
-    if shared.request.unsubscribe is True and not shared.has_link:
-        url = rules.unsubscribe_url(
-            job_id, shared.key.tenant, shared.bucket.value, target.box.address.text
-        )
-        lines.append(headers.fold("List-Unsubscribe", f"<{url}>"))
-    return headers.join(lines).decode("ascii")
-
-
-def _message_id(value: int, domain: str) -> bytes:
-    return f"Message-ID: <{format_id(value)}@{domain}>\r\n".encode("ascii")
-
-
 def _meta(
     request: SubmitRequest,
     key: ApiKey,
-    shared: _Shared,
+    shared: Shared,
     scanned: Scanned | None,
     free: list[tuple[str, str]],
     start: float | None,
