@@ -219,3 +219,10 @@ def test_worker_arguments_silence_gossip() -> None:
     assert {"--without-gossip", "--without-mingle"} <= set(arguments)
     assert arguments[arguments.index("-Q") + 1] == "bulk,bulk.throttled"
     assert arguments[arguments.index("-P") + 1] == "custom"
+
+
+def test_a_worker_without_queues_named_leaves_the_ingress_queue_alone() -> None:
+    """Its messages call a task no worker knows, so a worker would throw them away."""
+    app = make_app(settings())
+    app.Worker(pool="solo", logfile="/dev/null", loglevel="CRITICAL")
+    assert set(app.amqp.queues.consume_from) == {str(q) for q in keys.BASE_QUEUES}
