@@ -20,6 +20,7 @@ from typing import Any
 
 import psycopg
 import sqlalchemy
+from psycopg import errors
 from psycopg.pq import Format
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import URL, make_url
@@ -58,6 +59,7 @@ class _FileLock:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._free: list[int] = []
+        self._all: list[int] = []
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -66,6 +68,7 @@ class _FileLock:
             descriptor = self._free.pop()
         except IndexError:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            self._all.append(descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         try:
             yield
@@ -74,13 +77,18 @@ class _FileLock:
             self._free.append(descriptor)
 
     def forget(self) -> None:
-        """After a fork: the inherited descriptors share the parent's locks; open new ones."""
-        self.close()
+        """In a child after a fork: inherited descriptors would keep the parent's lock held after its
+        death, also those that other threads of the parent were using."""
+        self._free.clear()
+        while self._all:
+            os.close(self._all.pop())
 
     def close(self) -> None:
         """Close the idle descriptors."""
         while self._free:
-            os.close(self._free.pop())
+            descriptor = self._free.pop()
+            self._all.remove(descriptor)
+            os.close(descriptor)
 
 
 class Database:
@@ -124,7 +132,7 @@ class Database:
         """A connection for reading; each statement sees what is committed when it starts.
 
         Raises :class:`DatabaseUnavailable`."""
-        with _typed_errors(), self._reader.connect() as conn:
+        with self._typed_errors(), self._reader.connect() as conn:
             yield conn
 
     @contextmanager
@@ -132,7 +140,7 @@ class Database:
         """One write transaction: committed at the end of the block, rolled back by an exception.
 
         Raises :class:`DatabaseUnavailable`; after it nothing of this transaction was written."""
-        with _typed_errors():
+        with self._typed_errors():
             if self._lock is None:
                 with self._writer.connect() as conn:
                     conn.begin()  # named: a statement on the driver's cursor would not begin one
@@ -163,6 +171,23 @@ class Database:
         if self._lock is not None:
             self._lock.forget()
 
+    @contextmanager
+    def _typed_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (DBAPIError, sqlite3.OperationalError, psycopg.OperationalError, PoolTimeout) as e:
+            origin = e.orig if isinstance(e, DBAPIError) else e
+            if isinstance(origin, (errors.DeadlockDetected, errors.SerializationFailure)):
+                raise Deadlock("deadlock: repeat the transaction") from e
+            if isinstance(origin, psycopg.OperationalError) and _is_disconnect(origin):
+                self._writer.dispose()  # the other connections of the pool are dead, too
+            if isinstance(
+                origin, (sqlite3.OperationalError, psycopg.OperationalError, PoolTimeout)
+            ):
+                # the driver's text only: a statement has addresses among its parameters
+                raise DatabaseUnavailable(str(origin).strip()) from None
+            raise
+
     def __repr__(self) -> str:
         return f"Database({self.url})"
 
@@ -178,20 +203,10 @@ def _after_fork(database: Database) -> None:
     os.register_at_fork(after_in_child=in_child)
 
 
-@contextmanager
-def _typed_errors() -> Iterator[None]:
-    try:
-        yield
-    except (DBAPIError, sqlite3.OperationalError, psycopg.OperationalError, PoolTimeout) as error:
-        origin = error.orig if isinstance(error, DBAPIError) else error
-        if isinstance(
-            origin, (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
-        ):
-            raise Deadlock("deadlock: repeat the transaction") from error
-        if isinstance(origin, (sqlite3.OperationalError, psycopg.OperationalError, PoolTimeout)):
-            # the text of the driver, never the statement with its parameters (addresses)
-            raise DatabaseUnavailable(str(origin).strip()) from None
-        raise
+def _is_disconnect(error: psycopg.OperationalError) -> bool:
+    """Without a SQLSTATE the server did not answer; class 08 and 57P0x: it ended the connection."""
+    state = error.sqlstate
+    return state is None or state.startswith(("08", "57P0"))
 
 
 def _sqlite_engine(url: URL, settings: DatabaseSettings, *, query_only: bool) -> Engine:

@@ -207,6 +207,23 @@ def test_a_lock_of_a_foreign_program_is_a_typed_error(database: Database, tmp_pa
     impatient.close()
 
 
+@only_postgresql
+def test_a_restarted_server_costs_one_error(spool: Spool, database: Database) -> None:
+    with ThreadPoolExecutor(4) as pool:  # fill the connection pool
+        list(pool.map(lambda _: accept(spool), range(8)))
+    foreign = sqlalchemy.create_engine(database._writer.url, poolclass=sqlalchemy.NullPool)
+    with foreign.connect() as conn:
+        ended = conn.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        ).all()
+    assert ended
+    with pytest.raises(DatabaseUnavailable):
+        accept(spool)
+    accept(spool)
+    assert spool.counts() == {"bulk": {"accepted": 9}}
+
+
 def test_no_error_tells_a_recipient(spool: Spool) -> None:
     with spool.database.write() as conn:
         conn.exec_driver_sql("DROP TABLE contents")
