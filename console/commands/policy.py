@@ -309,10 +309,18 @@ def _live() -> Policy:
 
 
 def _redis(settings: Any) -> Any:
-    """The state server if it can be reached by settings; watches ask SQL where it cannot."""
+    """The state server, or None with a word where it does not answer: watches ask SQL too."""
+    from redis.exceptions import RedisError
+
     from mailweir.plumbing.redis import connect
 
-    return connect(settings)
+    client = connect(settings)
+    try:
+        client.ping()
+    except RedisError:
+        sys.stderr.write("the state server does not answer; processes will see it in the spool\n")
+        return None
+    return client
 
 
 def _read_jobs(path: Path, now: float) -> list[Job]:

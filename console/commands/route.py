@@ -157,11 +157,18 @@ def read_policy(path: Path) -> Policy:
 
 
 def read_values(path: Path) -> Any:
-    """A JSON or YAML file as plain values (YAML reads both)."""
+    """A JSON or YAML file as plain values. JSON first: YAML 1.1 takes its 1e12 for text."""
+    import json
+
     import yaml
 
+    data = read_bytes(path)
     try:
-        return yaml.safe_load(read_bytes(path))
+        return json.loads(data)
+    except ValueError:
+        pass  # then it is YAML, or said to be neither below
+    try:
+        return yaml.safe_load(data)
     except yaml.YAMLError as error:
         fail(f"{path} is neither JSON nor YAML: {error}", Exit.USAGE)
 
@@ -184,10 +191,10 @@ def read_world(path: Path | None, now: float) -> dict[str, Any]:
                 version=int(body.get("version", 0)),
                 created_at=float(body.get("created_at", now)),
                 policy_version=int(body.get("policy_version", 0)),
-                paths=msgspec.convert(body.get("paths") or {}, dict[str, PathState]),
-                paused=msgspec.convert(body.get("paused") or {}, dict[str, float]),
+                paths=msgspec.convert(body.get("paths") or {}, dict[str, PathState], strict=False),
+                paused=msgspec.convert(body.get("paused") or {}, dict[str, float], strict=False),
             ),
-            "fast": FastState(0, msgspec.convert(fast, dict[str, FastPath])),
+            "fast": FastState(0, msgspec.convert(fast, dict[str, FastPath], strict=False)),
             "zones": msgspec.convert(body.get("zones") or {}, dict[str, str]),
             "providers": msgspec.convert(body.get("providers") or {}, dict[str, str]),
             "suppressed": body.get("suppressed") or [],

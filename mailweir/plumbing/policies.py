@@ -25,7 +25,7 @@ from mailweir.spool.schema import policies
 
 REFRESH = 1.0  # real seconds between two looks at the version; changes are live within 2 s
 APPLY_TRIES = 5
-SQL_REFRESH = 10.0  # real seconds between two looks at SQL while Redis answers
+SQL_REFRESH = 1.5  # real seconds between two looks at SQL while Redis answers: still within 2 s
 _log = structlog.get_logger(__name__)
 
 
