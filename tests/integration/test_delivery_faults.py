@@ -170,6 +170,20 @@ async def test_refused_mails_between_good_ones_keep_the_session() -> None:
     assert server.commands.count("RSET") == 2
 
 
+async def test_a_refused_rset_gets_a_fresh_session() -> None:
+    for extensions in ((), ("PIPELINING",)):
+        answers: dict[str, Answer | list[Answer]] = {
+            "ehlo": offer(*extensions),
+            "rcpt": ["550 5.1.1 no", "250 ok"],
+            "data": ["503 no rcpt", "354 go"] if extensions else "354 go",
+            "rset": "500 what?",
+        }
+        async with Scripted(answers) as server, Sender() as sender:
+            results = await sender.send(server.port, mails(2))
+        stages = {r.job_id: (r.stage, r.code) for r in results}
+        assert stages == {1: ("rcpt", 550), 2: ("dot", 250)}
+
+
 async def test_unsolicited_words_between_mails_close_the_session() -> None:
     async with (
         Scripted({"dot": [b"250 ok\r\n250 and another\r\n", "250 ok"]}) as server,

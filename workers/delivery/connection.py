@@ -65,7 +65,6 @@ class Connection:
     dsn: bool = False
     size: int | None = None  # largest message taken; None: not said (SIZE not offered)
     mails: int = 0  # transactions begun
-    accepted: int = 0
     need_rset: bool = False
     idle: asyncio.TimerHandle | None = field(default=None, repr=False)
 

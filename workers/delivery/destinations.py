@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import groupby
 
 from mailweir.contracts.policy import Policy, Source
@@ -37,8 +38,9 @@ class Destinations:
         self._policy = policy or Policy()
         self._resolver = resolver or Resolver(settings.dns)
         self._map = {
-            domain.lower().rstrip("."): tuple(_hop(text, settings.smtp.port) for text in hosts)
+            domain.lower().rstrip("."): _mapped(hosts, settings.smtp.port)
             for domain, hosts in settings.dns.mx_map.items()
+            if hosts
         }
 
     async def resolve(self, domain: str, source: Source | None = None) -> Destination:
@@ -51,9 +53,7 @@ class Destinations:
             return self._relay(domain, source)
         mapped = self._map.get(domain) or self._map.get("*")
         if mapped:
-            site = ",".join(sorted({f"{hop.host}:{hop.port}" for hop in mapped}))
-            provider = provider_of_domain(domain) or provider_of_mx((domain,), domain)
-            return Destination(site, provider, mapped)
+            return Destination(mapped[0], _provider_by_name(domain), mapped[1])
         hosts = await self._mx_hosts(domain)
         provider = provider_of_mx(hosts, domain)
         known = self._policy.providers.get(provider)
@@ -66,7 +66,7 @@ class Destinations:
 
     def _relay(self, domain: str, source: Source) -> Destination:
         host = source.host or ""
-        provider = provider_of_domain(domain) or provider_of_mx((domain,), domain)
+        provider = _provider_by_name(domain)
         hop = Hop(host, source.port, implicit_tls=source.port == 465, trusted=True)
         return Destination(f"{host}:{source.port}", provider, (hop,))
 
@@ -98,6 +98,18 @@ class Destinations:
         if not hops and trouble is not None:
             raise trouble
         return tuple(hops[: self._settings.smtp.max_mx])
+
+
+@lru_cache(maxsize=50_000)
+def _provider_by_name(domain: str) -> str:
+    """The provider where no MX is asked: by the domain, else its registrable domain."""
+    return provider_of_domain(domain) or provider_of_mx((domain,), domain)
+
+
+def _mapped(hosts: Sequence[str], port: int) -> tuple[str, tuple[Hop, ...]]:
+    """Site and hops of an entry of the MX map."""
+    hops = tuple(_hop(text, port) for text in hosts)
+    return ",".join(sorted({f"{hop.host}:{hop.port}" for hop in hops})), hops
 
 
 def _shuffled(records: Sequence[Mx]) -> list[str]:

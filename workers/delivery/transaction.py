@@ -219,6 +219,8 @@ class Mailer:
         code = reply.code
         if code == 421 or code == 221:
             raise SessionLost("closed", reply.text, reply)
+        if stage == "rset" and code >= 400:
+            raise SessionLost("closed", f"RSET refused: {reply.text}")  # a fresh session then
         good = code == 354 if stage == "data" else code < 300
         if not good and code < 400:
             lost = SessionLost("malformed", f"unexpected reply at {stage}: {reply.text}")
@@ -253,8 +255,6 @@ class Mailer:
             self._protocol.fail(SessionLost("malformed", "unexpected reply to the final dot"))
             return
         self._note(attempt, "<", reply.text)
-        if reply.code < 300:
-            self._connection.accepted += 1
         self._settle(attempt, reply.code, reply.text, "dot")
 
     # --- results ----------------------------------------------------------------------------

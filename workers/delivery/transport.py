@@ -306,8 +306,8 @@ class Transport:
         reply = broken.lost.reply
         moves = reply.code in (421, 221) if reply else broken.lost.kind in ("closed", "reset")
         tries = work.begun[envelope.job_id] = work.begun.get(envelope.job_id, 0) + 1
-        if moves and not connection.accepted:
-            # a host that took nothing on this connection is left; one that did may just have a limit
+        if moves and connection.mails <= 1:
+            # a host that ended its first transaction is left; a later one may have met a limit
             work.dead[connection.dial.hop] = broken
         if moves and work.alive() and tries < TRIES + len(work.hops):
             work.queue.appendleft(envelope)
