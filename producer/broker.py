@@ -24,6 +24,7 @@ from mailweir.contracts.submit import Published
 
 from .errors import ConfigurationError, PayloadTooLarge, QueueUnavailable
 from .message import Message, to_request
+from .wire import encode
 
 INGRESS = "ingress"
 TASK = "mailweir.accept"
@@ -32,8 +33,6 @@ MAX_WAITING = 50_000  # messages
 MAX_BYTES = 256 * 1024 * 1024  # in the queue, estimated from its length and what was sent lately
 MAX_MESSAGE = 1024 * 1024  # bytes of one message: a broker is no place for attachments
 _LOOK_EVERY = 1.0  # seconds between two looks at the queue's length
-
-_encode = msgspec.json.Encoder().encode
 
 
 class PublishedResult(msgspec.Struct, frozen=True):
@@ -97,7 +96,7 @@ class BrokerClient:
         """Publish one message; returns when the broker has it."""
         request = to_request(message, options)
         number = secrets.token_hex(16)
-        body = _encode(request).decode("utf-8")
+        body = encode(request).decode("utf-8")
         if len(body) > MAX_MESSAGE:
             raise PayloadTooLarge(
                 f"{len(body)} bytes; publish at most {MAX_MESSAGE}, or use Client"
@@ -169,7 +168,7 @@ class BrokerClient:
             "chord": None,
         }
         self._producer.publish(
-            _encode([[published], {}, embed]),
+            encode([[published], {}, embed]),
             routing_key=INGRESS,
             exchange="",
             content_type="application/json",

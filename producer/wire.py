@@ -28,7 +28,7 @@ BATCH = 500  # messages of one batch call
 BATCH_BYTES = 8 * 1024 * 1024
 USER_AGENT = "mailweir-client"
 
-_encode = msgspec.json.Encoder().encode
+_encoder = msgspec.json.Encoder()
 T = TypeVar("T")
 
 
@@ -112,10 +112,18 @@ def config(url: str | None = None, api_key: str | None = None) -> Config:
     return Config(urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", "")), key)
 
 
+def encode(value: object) -> bytes:
+    """JSON of a value. Raises :class:`~producer.errors.ValidationError` for a lone surrogate."""
+    try:
+        return _encoder.encode(value)
+    except UnicodeEncodeError:
+        raise errors.ValidationError("a text has a lone surrogate, which is no character") from None
+
+
 def submit(message: Message | StdMessage, options: Mapping[str, Any]) -> Call:
     """Send one message."""
     request = with_key(to_request(message, options))
-    return Call("POST", "/v1/messages", _encode(request), _JSON)
+    return Call("POST", "/v1/messages", encode(request), _JSON)
 
 
 def with_key(request: SubmitRequest) -> SubmitRequest:
@@ -137,7 +145,7 @@ def batches(
         request = to_request(message, options)
         if request.idempotency_key is None and prefix is not None:
             request = msgspec.structs.replace(request, idempotency_key=f"{prefix}:{index}")
-        line = _encode(with_key(request))
+        line = encode(with_key(request))
         if lines and (len(lines) >= BATCH or size + len(line) > BATCH_BYTES):
             yield first, len(lines), _batch(lines)
             lines, size, first = [], 0, index
@@ -154,7 +162,7 @@ def _batch(lines: Sequence[bytes]) -> Call:
 
 def store_template(template: Template) -> Call:
     """Store a template; the same one again is the same id."""
-    return Call("POST", "/v1/templates", _encode(template_data(template)), _JSON)
+    return Call("POST", "/v1/templates", encode(template_data(template)), _JSON)
 
 
 def get_message(message_id: str) -> Call:

@@ -184,7 +184,10 @@ def build(
 def hash_request(request: SubmitRequest) -> bytes:
     """What a repeated call must agree with (P5): every field but the key itself."""
     plain = msgspec.structs.replace(request, idempotency_key=None)
-    return sha256(msgspec.msgpack.encode(plain, order="deterministic")).digest()
+    try:
+        return sha256(msgspec.msgpack.encode(plain, order="deterministic")).digest()
+    except UnicodeEncodeError:
+        raise Invalid(None, "a text has a lone surrogate, which is no character") from None
 
 
 def _scan(request: SubmitRequest, rules: Rules) -> Scanned | None:
@@ -246,6 +249,11 @@ def _own_headers(
             raise Invalid(path, error.why) from None
     if scanned is not None and free:
         raise Invalid("headers", "a raw message brings its own headers")
+    for index, value in enumerate(request.reply_to):
+        try:
+            headers.line("Reply-To", value)
+        except headers.InvalidHeader as error:
+            raise Invalid(f"reply_to[{index}]", error.why) from None
     names = [name.lower() for name, _ in free]
     if len(set(names)) != len(names):
         raise Invalid("headers", "a name stands there twice")
