@@ -213,7 +213,9 @@ RENEW = _both(
     "UPDATE chunks SET lease_real = ? WHERE id {ids} AND worker = ? AND done_real IS NULL "
     "RETURNING id"
 )
-SENDING = _both("SELECT id, chunk_id FROM jobs WHERE id {ids} AND state = 'sending' {lock}")
+SENDING = _both(
+    "SELECT id, chunk_id, stay_with FROM jobs WHERE id {ids} AND state = 'sending' {lock}"
+)
 OUTCOME = _update(
     "jobs",
     "state = :state, due_at = :due, reason = :reason, stay_with = :stay, "

@@ -80,7 +80,8 @@ class Working(Room):
         """Write outcomes and attempts by compare-and-set in one transaction, close finished chunks;
         the ids of jobs that were no longer ours (nothing was written for them).
 
-        A chunk that still holds jobs is not closed: its lease runs out and the reconciler frees
+        Without an attempt the job stays with the source it had to keep (greylisting, uncertain);
+        an attempt says anew. A chunk that still holds jobs is not closed: its lease runs out and the reconciler frees
         them. Raises :class:`IllegalMove` or :class:`ValueError` for an outcome that is none; then
         nothing is written."""
         for o in outcomes:
@@ -98,12 +99,14 @@ class Working(Room):
         done_chunks: Sequence[int],
     ) -> set[int]:
         ended = self.clock.now()
-        held = dict(self._rows(cursor, sql.SENDING, [self._ids(o.job_id for o in outcomes)]))
+        ids = [self._ids(o.job_id for o in outcomes)]
+        held = {r[0]: (r[1], r[2]) for r in self._rows(cursor, sql.SENDING, ids)}
         rows: list[tuple[Any, ...]] = []
         attempts: list[tuple[Any, ...]] = []
         stale: set[int] = set()
         for o in outcomes:
-            if held.pop(o.job_id, None) != o.chunk_id:
+            fence, stays = held.pop(o.job_id, (None, None))
+            if fence != o.chunk_id:
                 stale.add(o.job_id)
                 continue
             a = o.attempt
@@ -112,7 +115,7 @@ class Working(Room):
                     o.state.value,
                     o.due_at,
                     o.reason,
-                    o.stay_with,
+                    o.stay_with or (stays if a is None else None),
                     0 if a is None else 1,
                     None if a is None else a.at,
                     ended if o.due_at is None else None,

@@ -91,6 +91,19 @@ def postgres_new(postgres_server: Path) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
+def postgres_drop(postgres_server: Path) -> Callable[[str], None]:
+    """Drops a database by its URL: a copy takes 8 MiB until the server stops."""
+
+    def drop(url: str) -> None:
+        name = url.partition("@/")[2].partition("?")[0]
+        address = f"host={postgres_server} user=mailweir dbname=postgres"
+        with psycopg.connect(address, autocommit=True) as conn:
+            conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    return drop
+
+
+@pytest.fixture(scope="session")
 def postgres_url(postgres_new: Callable[..., str]) -> str:
     """SQLAlchemy URL of one database for the whole session."""
     return postgres_new()

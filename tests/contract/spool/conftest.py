@@ -95,9 +95,12 @@ def database(
             templates["postgresql"] = url.partition("@/")[2].partition("?")[0]
         url = new(templates["postgresql"])
     opened = Database(url)
+    drop = request.getfixturevalue("postgres_drop") if request.param == "postgresql" else None
     yield opened
     _judge(opened)
     opened.close()
+    if drop is not None:
+        drop(url)
 
 
 @pytest.fixture

@@ -110,6 +110,21 @@ def test_attempts_grow_only_with_an_attempt(spool: Spool) -> None:
         assert spool.attempts_of(i) == []
 
 
+def test_waiting_for_a_token_does_not_forget_the_source_of_a_greylisting(spool: Spool) -> None:
+    (a,) = accept(spool)
+    (first,) = route(spool)
+    (work,) = take(spool, first)
+    due = time.time()
+    tried = attempt(work, "deferred")
+    spool.outcomes([Outcome(a, first.id, State.DEFERRED, due, "451", "ip1", tried)], [first.id])
+    (second,) = route(spool, now=due)
+    take(spool, second)
+    spool.outcomes([Outcome(a, second.id, State.HELD, due, "no token")], [second.id])
+    job = spool.job(a)
+    assert job is not None
+    assert (job.state, job.stay_with) == (State.HELD, "ip1")
+
+
 def test_a_stale_worker_writes_nothing_and_learns_which(spool: Spool) -> None:
     a, b = accept(spool, 2)
     (old,) = route(spool)
