@@ -81,8 +81,8 @@ class Working(Room):
         the ids of jobs that were no longer ours (nothing was written for them).
 
         Without an attempt the job stays with the source it had to keep (greylisting, uncertain);
-        an attempt says anew. A chunk that still holds jobs is not closed: its lease runs out and the reconciler frees
-        them. Raises :class:`IllegalMove` or :class:`ValueError` for an outcome that is none; then
+        an attempt says anew. A chunk that still holds jobs is not closed: its lease runs out and
+        the reconciler frees them. Raises :class:`IllegalMove` or :class:`ValueError` for an outcome that is none; then
         nothing is written."""
         for o in outcomes:
             check_move(State.SENDING, o.state)
