@@ -163,7 +163,7 @@ class Reader:
 
     def policy(self) -> tuple[list[policies.Version], str]:
         """History and text of the policy in force."""
-        return policies.history(self.database), policies.text_of(self.database)[1]
+        return policies.history(self.database), policies.stored(self.database)[1]
 
     def trace(self, job: Job) -> dict[str, Any]:
         """Everything known of one job, oldest first. The recipient is masked."""

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+import prometheus_client
 import structlog
 from redis.exceptions import RedisError
 
-from mailweir.contracts.ids import new_ids
+from mailweir.contracts.ids import format_id, new_ids
 from mailweir.contracts.job import Bucket, Job
 from mailweir.contracts.lifecycle import State
 from mailweir.contracts.route import Chunk, Decision, Held, Orders, Refused, Routed
@@ -29,15 +30,36 @@ from suppression.guard import Ask, Guard
 
 log = structlog.get_logger(__name__)
 
+SHADOW = prometheus_client.Counter(
+    "mailweir_shadow_decisions", "Decisions of a shadow policy beside the live one.", ["outcome"]
+)
+
 RETRY_LIMIT = 5.0
 """Policy seconds a job waits when the recipient limit cannot be asked (Redis is away)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """The policies in force, compiled (N26): live, a canary for a share of the jobs, a shadow that is only
+    evaluated. ``pick`` names the policy that decides a job."""
+
+    live: CompiledPolicy
+    canary: CompiledPolicy | None = None
+    shadow: CompiledPolicy | None = None
+    is_canary: Callable[[int], bool] = field(default=lambda _: False)
+
+    def pick(self, job_id: int) -> CompiledPolicy:
+        """Always the same policy for a job while both are in force."""
+        if self.canary is not None and self.is_canary(job_id):
+            return self.canary
+        return self.live
 
 
 @dataclass(slots=True)
 class Inputs:
     """What the decisions of a batch are made from, read once before it."""
 
-    policy: CompiledPolicy
+    policies: Policies
     snapshot: Snapshot
     fast: FastState
     reachable: frozenset[str] | None = None
@@ -77,7 +99,7 @@ class Dispatcher:
         self._recipients = recipients
         self._clock = clock
         self._settings = settings
-        self._state = RouterState()
+        self._states: dict[CompiledPolicy, RouterState] = {}  # share counters, per policy
 
     def batch(
         self,
@@ -95,8 +117,8 @@ class Dispatcher:
             if not batch.jobs:
                 return tally
             tally.claimed = len(batch.jobs)
-            context, decided = self._decide(batch.jobs, inputs, self._clock.now(), tally)
-            dispatches, moves, rows = self._carry_out(bucket, decided, context, room, tally)
+            decided = self._decide(batch.jobs, inputs, self._clock.now(), tally)
+            dispatches, moves, rows = self._carry_out(bucket, decided, room, tally)
             chunks = batch.settle(dispatches, moves, rows)
         tally.dispatched = sum(len(chunk.jobs) for chunk in chunks)
         try:
@@ -109,31 +131,72 @@ class Dispatcher:
 
     def _decide(
         self, jobs: Sequence[Job], inputs: Inputs, now: float, tally: Tally
-    ) -> tuple[Context, list[tuple[Job, Decision]]]:
+    ) -> list[tuple[Job, Decision, Context]]:
         reasons = self._guard.check(
             [Ask(job.recipient, job.tenant, job.bucket, job.mail_from) for job in jobs]
         )
         suppressed = {
             job.id: reason for job, reason in zip(jobs, reasons, strict=True) if reason is not None
         }
-        context = Context(
-            policy=inputs.policy,
-            snapshot=inputs.snapshot,
-            fast=inputs.fast,
-            now=now,
-            suppressed=suppressed,
-            providers=inputs.providers,
-            zones=inputs.zones,
-            recipients=self._rooms(jobs, suppressed, inputs.policy, now),
-            reachable=inputs.reachable,
-            paused=inputs.snapshot.paused,
-        )
         for job in jobs:
             tally.claimed_by_lane[job.lane] += 1
             if job.state == State.HELD:
                 tally.throttled_by_lane[job.lane] += 1
-        decisions, self._state = route_many(jobs, context, self._state)
-        return context, list(zip(jobs, decisions, strict=True))
+        policies = inputs.policies
+        by_policy: dict[CompiledPolicy, list[Job]] = defaultdict(list)
+        for job in jobs:
+            by_policy[policies.pick(job.id)].append(job)
+        decided: list[tuple[Job, Decision, Context]] = []
+        for policy, members in by_policy.items():
+            context = Context(
+                policy=policy,
+                snapshot=inputs.snapshot,
+                fast=inputs.fast,
+                now=now,
+                suppressed=suppressed,
+                providers=inputs.providers,
+                zones=inputs.zones,
+                recipients=self._rooms(members, suppressed, policy, now),
+                reachable=inputs.reachable,
+                paused=inputs.snapshot.paused,
+            )
+            before = self._states.get(policy, RouterState())
+            decisions, self._states[policy] = route_many(members, context, before)
+            decided += [(job, made, context) for job, made in zip(members, decisions, strict=True)]
+        self._forget(policies)
+        if policies.shadow is not None:
+            self._shadow(policies.shadow, decided)
+        return decided
+
+    def _forget(self, policies: Policies) -> None:
+        """Drop the share counters of policies that are no longer in force."""
+        current = (policies.live, policies.canary, policies.shadow)
+        for policy in [known for known in self._states if known not in current]:
+            del self._states[policy]
+
+    def _shadow(
+        self, shadow: CompiledPolicy, decided: Sequence[tuple[Job, Decision, Context]]
+    ) -> None:
+        """Evaluate the shadow policy on the same jobs; only differences are logged, nothing is done."""
+        contexts = {id(context): context for _, _, context in decided}
+        for context in contexts.values():
+            members = [(job, made) for job, made, seen in decided if seen is context]
+            mirrored = msgspec.structs.replace(context, policy=shadow)
+            before = self._states.get(shadow, RouterState())
+            decisions, self._states[shadow] = route_many(
+                [job for job, _ in members], mirrored, before
+            )
+            for (job, made), other in zip(members, decisions, strict=True):
+                live, would = where(made), where(other)
+                SHADOW.labels("same" if live == would else "different").inc()
+                if live != would:
+                    log.info(
+                        "shadow policy differs",
+                        job=format_id(job.id),
+                        bucket=job.bucket,
+                        live=live,
+                        shadow=would,
+                    )
 
     def _rooms(
         self,
@@ -165,8 +228,7 @@ class Dispatcher:
     def _carry_out(
         self,
         bucket: Bucket,
-        decided: Sequence[tuple[Job, Decision]],
-        context: Context,
+        decided: Sequence[tuple[Job, Decision, Context]],
         room: Callable[[str], int],
         tally: Tally,
     ) -> tuple[list[Dispatch], list[Move], list[DecisionRow]]:
@@ -174,7 +236,7 @@ class Dispatcher:
         moves: list[Move] = []
         rows: list[DecisionRow] = []
         ids = iter(new_ids(2 * len(decided)))
-        for job, decision in decided:
+        for job, decision, context in decided:
             if isinstance(decision, Routed):
                 if tally.by_queue[decision.queue] >= room(decision.queue):
                     continue  # stays as it was; the next batch has room again
@@ -200,6 +262,13 @@ class Dispatcher:
             for part in _parts(members, size)
         ]
         return dispatches, moves, rows
+
+
+def where(decision: Decision) -> str:
+    """A decision in one word or path, for comparing policies."""
+    if isinstance(decision, Routed):
+        return f"{decision.queue} {decision.pool}/{decision.source}"
+    return "held" if isinstance(decision, Held) else f"refused {decision.reason}"
 
 
 def _parts(members: list[tuple[Job, Routed]], size: int) -> Iterable[list[tuple[Job, Routed]]]:

@@ -97,7 +97,7 @@ class Loop:
     def _plan(
         self, bucket: Bucket, flows: Sequence[Flow], room: int, now: float, inputs: Inputs
     ) -> list[Pick]:
-        compiled = inputs.policy
+        compiled = inputs.policies.live
         sources = [name for name, s in compiled.sources.items() if bucket in s.buckets]
         lanes = self._shares[bucket].room(
             {flow.lane for flow in flows},

@@ -7,18 +7,21 @@ from contextlib import ExitStack
 import redis
 
 from console.assembly.base import spool_of
+from console.housekeeping import Housekeeper
 from console.threads import Threads
 from journal.recorder import Recorder
 from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.install import master_key
+from mailweir.plumbing.policies import PolicyWatch
 from mailweir.plumbing.redis import connect
 from mailweir.plumbing.settings import Settings
+from reputation.manager import Manager
 from suppression.listener import SuppressionListener
 
 
 def reputation_process(settings: Settings, clock: Clock, stack: ExitStack) -> Threads:
-    """Reputation manager, suppression listener and journal recorder, each in a thread of its own."""
-    database, _ = spool_of(settings, clock, stack)
+    """Reputation manager, suppression listener, journal recorder, housekeeping: a thread each."""
+    database, spool = spool_of(settings, clock, stack)
     secret = master_key(settings)
 
     def client() -> redis.Redis:
@@ -26,6 +29,16 @@ def reputation_process(settings: Settings, clock: Clock, stack: ExitStack) -> Th
         stack.callback(made.close)
         return made
 
+    watch = PolicyWatch(database, client())
+    manager = Manager(client(), database, watch.get, settings.reputation, clock)
     suppression = SuppressionListener(client(), database, secret, clock)
     recorder = Recorder(database, clock)
-    return Threads({"suppression": suppression.run, "journal": recorder.run})
+    housekeeper = Housekeeper(spool, clock, settings.spool)
+    return Threads(
+        {
+            "reputation": manager.run,
+            "suppression": suppression.run,
+            "journal": recorder.run,
+            "housekeeping": housekeeper.run,
+        }
+    )

@@ -11,11 +11,11 @@ from mailweir.contracts.policy import Policy
 from mailweir.plumbing import keys
 from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.install import derive, master_key
-from mailweir.plumbing.policies import PolicyWatch
+from mailweir.plumbing.policies import InForce, PolicyWatch
 from mailweir.plumbing.publisher import Publisher
 from mailweir.plumbing.redis import connect
 from mailweir.plumbing.settings import Settings
-from router.dispatch import Dispatcher, Inputs
+from router.dispatch import Dispatcher, Inputs, Policies
 from router.fast import FastReader
 from router.loop import Loop
 from router.policy.compiled import CompiledPolicy
@@ -38,12 +38,12 @@ def router_loop(
     secret = master_key(settings)
     watch = PolicyWatch(database, client)
     snapshots, fast = SnapshotReader(client), FastReader(client, clock)
-    compiled: list[tuple[Policy, CompiledPolicy]] = []
+    compiled: list[tuple[InForce, Policies]] = []
 
     def inputs() -> Inputs:
-        policy = watch.get()
-        if not compiled or compiled[0][0] is not policy:
-            compiled[:] = [(policy, CompiledPolicy(policy))]
+        found = watch.in_force()
+        if not compiled or compiled[0][0] is not found:
+            compiled[:] = [(found, compile_all(found))]
         return Inputs(compiled[0][1], snapshots.get(), fast.get())
 
     regions = (settings.region,) if settings.region else ()
@@ -75,4 +75,19 @@ def router_loop(
         clock,
         router,
         queues,
+    )
+
+
+def compile_all(found: InForce) -> Policies:
+    """The policies in force, made ready for deciding."""
+
+    def ready(policy: Policy | None) -> CompiledPolicy | None:
+        return None if policy is None else CompiledPolicy(policy)
+
+    canary = found.canary
+    return Policies(
+        CompiledPolicy(found.live),
+        ready(canary),
+        ready(found.shadow),
+        lambda job_id: found.decides(job_id) is canary,
     )
