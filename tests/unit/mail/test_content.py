@@ -76,7 +76,7 @@ def _unix(text: str) -> str:
 @pytest.mark.parametrize(
     ("given_name", "kept"),
     [
-        ('a"\r\nX: 1.txt', 'a_X_ 1.txt'),
+        ('a"\r\nX: 1.txt', "a_X_ 1.txt"),
         ("../../x", "x"),
         ("..\\..\\x.txt", "x.txt"),
         ("", "attachment"),
