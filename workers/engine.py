@@ -29,7 +29,7 @@ from mailweir.spool.store import Spool, Work
 from workers.delivery.destinations import Destinations, DnsTrouble, NoMail
 from workers.delivery.types import Destination, Envelope, Result
 from workers.engine_compose import Composer, NotReady
-from workers.engine_gate import Gate, Refusal
+from workers.engine_gate import Gate, Purse, Refusal
 from workers.engine_run import WAIT_AGAIN, Ready, Run
 from workers.engine_views import Views
 from workers.ledger import uncertain_before
@@ -128,7 +128,7 @@ class Engine:
             for job_id in list(run.pending):
                 run.give_back(job_id, "the worker stopped before this job")
             await asyncio.shield(self.parts.writer.close_chunk(chunk.id))
-            self.parts.gate.forget(chunk.id)
+            await self.parts.gate.leave(chunk.id, run.purses.values())
             del self.live[chunk.id]
             CHUNKS.labels("done").inc()
 
@@ -239,7 +239,12 @@ class Engine:
             throttled=".throttled" in run.chunk.queue,
             worker=self.name,
         )
-        ready = Ready(work, envelope, provider, Ask(run.source.name, provider.name, layers))
+        ask = Ask(run.source.name, provider.name, layers)
+        purse = run.purses.get(ask)
+        if purse is None:
+            purse = run.purses[ask] = Purse(ask, run.chunk.id)
+        purse.jobs[job.id] = job
+        ready = Ready(work, envelope, provider, purse)
         run.ready[job.id] = ready
         return ready
 
@@ -279,9 +284,7 @@ class Engine:
         if job.expires_at is not None and self.parts.clock.now() >= job.expires_at:
             run.refuse(job_id, Refusal(State.EXPIRED, None, "expired before it could be sent"))
             return False
-        refusal = await self.parts.gate.enter(
-            job, run.chunk.id, ready.ask, lambda: self._starts(run)
-        )
+        refusal = await self.parts.gate.enter(job, ready.purse, lambda: self._starts(run))
         if refusal is not None:
             run.refuse(job_id, refusal)
             return False

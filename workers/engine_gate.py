@@ -1,16 +1,17 @@
 """The gate each mail passes right before its recipient is named: suppression, tokens, the mark.
 
-Whoever arrives in one turn of the loop, from whichever chunk, shares the round trips: suppression and
-tokens are asked together, then those that may go are marked *in data*. A mail that must wait longer
-than a worker may wait goes back to the spool with the exact time and the layer that binds.
+Suppression and tokens are asked for all mails of a chunk that share their limits (a :class:`Purse`), and
+asked again when the answer is old. Whoever arrives in one turn of the loop, from whichever chunk,
+shares the round trips; then those that may go are marked *in data*, one by one and no sooner. A mail
+that must wait longer than a worker may wait goes back with the exact time and the layer that binds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.database import DatabaseUnavailable
 from suppression.guard import Ask as Question
 from suppression.guard import AsyncGuard
+from workers.policy import tokens
 from workers.throttle.layers import Ask
 from workers.throttle.types import Grant, Limiter
 
@@ -37,6 +39,9 @@ LONG_WAIT_SHARE = 0.1
 """Share of the slots in which a longer wait may happen."""
 MARK_KEEP = 2 * 86400
 """Real seconds a chunk's marks are kept at most."""
+CLEARED_FOR = 0.4
+"""Real seconds an answer of the suppression list holds: a bounce recorded now stops every RCPT later
+than 1 s after (S60), of which the projection takes its part."""
 BLIND_WAIT = 5.0
 """Real seconds a job stays away while neither Redis nor SQL can say whether it may go."""
 
@@ -52,13 +57,40 @@ class Refusal:
     reason: str
 
 
+@dataclass(slots=True, eq=False)
+class Purse:
+    """Mails of one chunk that share every limit, and what was granted for them together."""
+
+    ask: Ask
+    chunk_id: int
+    jobs: dict[int, Job] = field(default_factory=dict)  # not at the remote yet
+    grant: Grant | None = None
+    left: int = 0
+    good_until: float = 0.0  # policy time until which the tokens may be used
+    places: deque[float] = field(default_factory=deque)  # for those without a token
+    cleared: dict[int, tuple[float, str | None]] = field(default_factory=dict)
+
+    def asks(self, arrived: int, waited: int, now: float) -> int:
+        """Tokens to ask for. Who waited for a place asks again; a newcomer may take a place that was
+        given for it before."""
+        while self.places and self.places[0] <= now:
+            self.places.popleft()
+        if self.left >= arrived or (
+            self.left >= waited and self.left + len(self.places) >= arrived
+        ):
+            return 0
+        if self.grant is not None and self.grant.places:
+            return arrived - self.left  # the others have their places: no second one for them
+        return max(arrived, len(self.jobs)) - self.left
+
+
 @dataclass(slots=True)
 class _Entry:
     job: Job
-    chunk_id: int
-    ask: Ask
-    said: asyncio.Future[Grant | Refusal] = field(repr=False)
-    place: float = 0.0
+    purse: Purse
+    said: asyncio.Future[Refusal | None] = field(repr=False)
+    waited: bool = False
+    place: float = 0.0  # 0: it may go
 
 
 class Gate:
@@ -84,31 +116,42 @@ class Gate:
         self._arrived: list[_Entry] = []
         self._flushing: asyncio.Task[None] | None = None
         self._marked: set[int] = set()  # chunks whose marks have an expiry
+        self._returning: set[asyncio.Task[None]] = set()
 
-    async def enter(
-        self, job: Job, chunk_id: int, ask: Ask, may_wait: Callable[[], bool]
-    ) -> Refusal | None:
+    async def enter(self, job: Job, purse: Purse, may_wait: Callable[[], bool]) -> Refusal | None:
         """None: go now. Waits for a token as long as allowed; ``may_wait`` is asked before each wait."""
         end = time.monotonic() + self._max_wait
+        waited = False
         while True:
-            entry = _Entry(job, chunk_id, ask, asyncio.get_running_loop().create_future())
+            entry = _Entry(job, purse, asyncio.get_running_loop().create_future(), waited)
+            waited = True
             self._arrived.append(entry)
             if self._flushing is None:
                 self._flushing = asyncio.create_task(self._flush())
-            said = await entry.said
-            if isinstance(said, Refusal):
-                return said
-            if entry.place == 0.0:
+            refusal = await entry.said
+            if refusal is not None:
+                purse.jobs.pop(job.id, None)
+                return refusal
+            if not entry.place:
                 return None
-            wait = self._clock.real(entry.place - said.at)
+            wait = max(0.0, self._clock.real(entry.place - self._clock.now()))
             late = time.monotonic() + wait > end
-            if late or not may_wait() or not await self._wait(chunk_id, wait):
+            if late or not may_wait() or not await self._wait(purse.chunk_id, wait):
                 GATED.labels("held").inc()
-                return Refusal(State.HELD, entry.place, f"throttle: {said.layer}")
+                purse.jobs.pop(job.id, None)
+                layer = purse.grant.layer if purse.grant else None
+                return Refusal(State.HELD, entry.place, f"throttle: {layer}")
 
-    def forget(self, chunk_id: int) -> None:
-        """The chunk is done."""
+    async def leave(self, chunk_id: int, purses: Iterable[Purse]) -> None:
+        """The chunk is done: what it did not use goes back."""
         self._marked.discard(chunk_id)
+        for purse in purses:
+            await self._return(purse)
+
+    async def _return(self, purse: Purse) -> None:
+        left, purse.left = purse.left, 0
+        if left and purse.grant is not None:
+            await self._limiter.give_back(purse.grant, left)
 
     async def _wait(self, chunk_id: int, seconds: float) -> bool:
         """Wait, if waiting is allowed; whether it was."""
@@ -146,65 +189,98 @@ class Gate:
         self._flushing = None
 
     async def _serve(self, batch: list[_Entry]) -> None:
-        groups: dict[Ask, list[_Entry]] = defaultdict(list)
+        groups: dict[Purse, list[_Entry]] = defaultdict(list)
         for entry in batch:
-            groups[entry.ask].append(entry)
-        questions = [
-            Question(e.job.recipient, e.job.tenant, e.job.bucket, e.job.mail_from) for e in batch
-        ]
-        reasons, grants = await asyncio.gather(
-            self._guard.check(questions),
-            self._limiter.take([(ask, len(some)) for ask, some in groups.items()]),
-            return_exceptions=True,
-        )
-        if isinstance(grants, BaseException):
-            raise grants
-        if isinstance(reasons, BaseException):
-            for grant in grants:
-                await self._limiter.give_back(grant, grant.granted)
-            raise reasons
-        suppressed = {
-            id(entry): reason for entry, reason in zip(batch, reasons, strict=True) if reason
-        }
-        going: list[tuple[_Entry, Grant]] = []
-        for grant, some in zip(grants, groups.values(), strict=True):
-            left, places = grant.granted, iter(grant.places)
-            for entry in some:
-                if reason := suppressed.get(id(entry)):
+            groups[entry.purse].append(entry)
+        await asyncio.gather(self._clear(batch, groups), self._fill(groups))
+        going: list[_Entry] = []
+        for purse, some in groups.items():
+            for entry in sorted(some, key=lambda e: not e.waited):
+                if reason := purse.cleared[entry.job.id][1]:
                     GATED.labels("suppressed").inc()
                     _answer(entry, Refusal(State.REFUSED, None, f"suppressed: {reason}"))
-                elif left:
-                    left -= 1
-                    going.append((entry, grant))
+                elif purse.left:
+                    purse.left -= 1
+                    going.append(entry)
                 else:
-                    entry.place = next(places)
-                    _answer(entry, grant)
-            if left:
-                await self._limiter.give_back(grant, left)
+                    entry.place = purse.places.popleft()
+                    _answer(entry, None)
         if going:
             await self._mark(going)
             GATED.labels("passed").inc(len(going))
-            for entry, grant in going:
-                _answer(entry, grant)
+            for entry in going:
+                entry.purse.jobs.pop(entry.job.id, None)
+                _answer(entry, None)
 
-    async def _mark(self, going: list[tuple[_Entry, Grant]]) -> None:
+    async def _clear(self, batch: list[_Entry], purses: Iterable[Purse]) -> None:
+        """Ask the suppression list for everybody of these chunks, where an answer has grown old."""
+        now = time.monotonic()
+        fresh = now - CLEARED_FOR
+        if all(e.purse.cleared.get(e.job.id, (0.0, None))[0] > fresh for e in batch):
+            return
+        asked = [(purse, job) for purse in purses for job in purse.jobs.values()]
+        # a mail that begins anew after a broken connection is no longer among them
+        asked += [(e.purse, e.job) for e in batch if e.job.id not in e.purse.jobs]
+        reasons = await self._guard.check(
+            [Question(job.recipient, job.tenant, job.bucket, job.mail_from) for _, job in asked]
+        )
+        for (purse, job), reason in zip(asked, reasons, strict=True):
+            purse.cleared[job.id] = (now, reason)
+
+    async def _fill(self, groups: dict[Purse, list[_Entry]]) -> None:
+        """Take tokens for purses that hold too few, in one call; old ones go back."""
+        now = self._clock.now()
+        wanted: list[tuple[Purse, int]] = []
+        for purse, some in groups.items():
+            if purse.left and now > purse.good_until:
+                await self._return(purse)
+            if count := purse.asks(len(some), sum(e.waited for e in some), now):
+                wanted.append((purse, count))
+        grants = await self._limiter.take([(purse.ask, count) for purse, count in wanted])
+        for (purse, _), grant in zip(wanted, grants, strict=True):
+            if purse.left:
+                # tokens of two grants: the older one's time binds both
+                purse.left += grant.granted
+            else:
+                purse.left = grant.granted
+                purse.good_until = grant.at + tokens.HOLD_MAX
+            purse.grant = grant
+            purse.places = deque(sorted((*purse.places, *grant.places)))
+            if grant.granted:
+                delay = self._clock.real(tokens.HOLD_MAX)
+                asyncio.get_running_loop().call_later(delay, self._expire, purse, grant)
+
+    def _expire(self, purse: Purse, grant: Grant) -> None:
+        """Nobody used the rest of a grant in time."""
+        if purse.left and purse.grant is grant:
+            task = asyncio.create_task(self._return(purse))
+            self._returning.add(task)
+            task.add_done_callback(self._returning.discard)
+
+    async def _mark(self, going: list[_Entry]) -> None:
         """Book before the act: from here on a crash makes these jobs uncertain (N41)."""
         marks: dict[int, dict[Any, Any]] = defaultdict(dict)  # redis-py's mapping is invariant
-        for entry, grant in going:
-            marks[entry.chunk_id][str(entry.job.id)] = f"{grant.at:.3f}"
+        now = f"{self._clock.now():.3f}"
+        for entry in going:
+            marks[entry.purse.chunk_id][str(entry.job.id)] = now
+        new = marks.keys() - self._marked
         try:
+            if len(marks) == 1 and not new:
+                [(chunk_id, mapping)] = marks.items()
+                await self._redis.hset(keys.in_data(chunk_id), mapping=mapping)
+                return
             async with self._redis.pipeline(transaction=False) as pipe:
                 for chunk_id, mapping in marks.items():
                     pipe.hset(keys.in_data(chunk_id), mapping=mapping)
-                    if chunk_id not in self._marked:
-                        self._marked.add(chunk_id)
-                        pipe.expire(keys.in_data(chunk_id), MARK_KEEP)
+                for chunk_id in new:
+                    pipe.expire(keys.in_data(chunk_id), MARK_KEEP)
                 await pipe.execute()
+            self._marked |= new
         except RedisError as error:
             # The reconciler counts every taken job as marked when it cannot read the marks.
             log.warning("mails not marked", error=type(error).__name__, mails=len(going))
 
 
-def _answer(entry: _Entry, said: Grant | Refusal) -> None:
+def _answer(entry: _Entry, said: Refusal | None) -> None:
     if not entry.said.done():
         entry.said.set_result(said)

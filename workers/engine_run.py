@@ -18,7 +18,7 @@ from mailweir.mail.classify import classify, enhanced_of
 from mailweir.plumbing.clock import Clock
 from mailweir.spool.store import Outcome, Work
 from workers.delivery.types import Envelope, Result
-from workers.engine_gate import Refusal
+from workers.engine_gate import Purse, Refusal
 from workers.outcomes import OutcomeWriter, PathNote
 from workers.policy.outcome import Verdict, decide
 from workers.throttle.layers import Ask
@@ -45,7 +45,7 @@ class Ready:
     work: Work
     envelope: Envelope
     provider: Provider
-    ask: Ask
+    purse: Purse
 
 
 @dataclass(slots=True)
@@ -63,6 +63,7 @@ class Run:
     pending: dict[int, Work]
     resent: frozenset[int] = frozenset()  # jobs with an uncertain attempt behind them
     ready: dict[int, Ready] = field(default_factory=dict)
+    purses: dict[Ask, Purse] = field(default_factory=dict)
     began: dict[int, float] = field(default_factory=dict)  # at the remote: policy time it began
     started: float = field(default_factory=time.monotonic)
     stopped: bool = False  # start no more jobs
@@ -160,7 +161,7 @@ class Run:
         if ready is None or verdict.event == "neutral":
             return None
         hold = min(verdict.path_until or 0.0, now + PATH_HOLD_MAX)
-        ask = ready.ask
+        ask = ready.purse.ask
         return PathNote(ask.source, ask.provider, ask.ceiling, verdict.event, began, hold)
 
     def _chance(self, job_id: int) -> float:
