@@ -60,10 +60,14 @@ def test_published_messages_are_accepted(door: Door, broker: str) -> None:
     assert dead(door) == []
 
 
-def test_a_payload_seen_again_is_the_same_message(door: Door, broker: str) -> None:
+def test_a_payload_seen_again_is_the_same_message(
+    door: Door, broker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     payloads: list[bytes] = []
     with BrokerClient(broker, door.key) as client:
-        client._publish = lambda _, published: payloads.append(msgspec.json.encode(published))  # type: ignore[method-assign,func-returns-value]  # catch what would travel
+        monkeypatch.setattr(
+            client, "_publish", lambda _, p: payloads.append(msgspec.json.encode(p))
+        )
         client.send(MESSAGE)
     accept = PublishedDoor(door.reception, door.keys, door.database, Clock()).accept
     assert accept(payloads) == [None]
@@ -71,11 +75,13 @@ def test_a_payload_seen_again_is_the_same_message(door: Door, broker: str) -> No
     assert door.spool.counts() == {"transactional": {"accepted": 1}}
 
 
-def test_what_cannot_be_proven_or_accepted_is_a_dead_letter(door: Door) -> None:
+def test_what_cannot_be_proven_or_accepted_is_a_dead_letter(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
     payloads: list[Published] = []
     with BrokerClient("redis+socket:///nowhere", door.key) as client:
-        client._check_room = lambda _: None  # type: ignore[method-assign]  # no broker here
-        client._publish = lambda _, published: payloads.append(published)  # type: ignore[method-assign,func-returns-value]  # catch what would travel
+        monkeypatch.setattr(client, "_check_room", lambda _: None)  # no broker here
+        monkeypatch.setattr(client, "_publish", lambda _, p: payloads.append(p))
         client.send(MESSAGE)
         client.send(MESSAGE, to="not an address")
     good, refused = payloads

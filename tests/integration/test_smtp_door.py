@@ -176,7 +176,7 @@ async def test_connections_of_one_address(smtp: Smtp) -> None:  # S6
 
 def test_no_password_in_clear_off_loopback() -> None:  # S4
     with pytest.raises(UnsafeListener):
-        tls_context(SubmissionSettings(host="0.0.0.0"))
+        tls_context(SubmissionSettings.model_validate({"host": "0.0.0.0"}))
 
 
 async def test_starttls_comes_before_auth(tmp_path: Path) -> None:  # S4

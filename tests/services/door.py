@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,8 +68,8 @@ def running_door(data: Path, **overrides: object) -> Iterator[Door]:
         started = threading.Event()
 
         class _Server(uvicorn.Server):
-            async def startup(self, sockets: list[object] | None = None) -> None:
-                await super().startup(sockets)  # type: ignore[arg-type]  # uvicorn's own signature
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets)
                 started.set()
 
         server = _Server(config)

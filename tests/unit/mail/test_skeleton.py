@@ -6,6 +6,7 @@ import email
 import email.policy
 import html as html_module
 import time
+from email.message import EmailMessage
 
 import pytest
 from hypothesis import given, settings
@@ -26,9 +27,15 @@ _LITERAL = st.text(
 
 def _bodies(raw: bytes) -> tuple[str, str, str]:
     message = email.message_from_bytes(raw, policy=email.policy.default)
+    assert isinstance(message, EmailMessage)
     assert not message.defects
-    plain, html = message.get_body(("plain",)), message.get_body(("html",))  # type: ignore[attr-defined]  # EmailMessage
-    texts = [part.get_payload(decode=True).decode().replace("\r\n", "\n") for part in (plain, html)]
+    texts = []
+    for kind in ("plain", "html"):
+        part = message.get_body((kind,))
+        assert part is not None
+        payload = part.get_payload(decode=True)
+        assert isinstance(payload, bytes)
+        texts.append(payload.decode().replace("\r\n", "\n"))
     return str(message["Subject"]), texts[0], texts[1]
 
 
