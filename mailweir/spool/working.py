@@ -82,8 +82,8 @@ class Working(Room):
 
         Without an attempt the job stays with the source it had to keep (greylisting, uncertain);
         an attempt says anew. A chunk that still holds jobs is not closed: its lease runs out and
-        the reconciler frees them. Raises :class:`IllegalMove` or :class:`ValueError` for an outcome that is none; then
-        nothing is written."""
+        the reconciler frees them. Raises :class:`IllegalMove` or :class:`ValueError` for an
+        outcome that is none; then nothing is written."""
         for o in outcomes:
             check_move(State.SENDING, o.state)
             check_due(o.state, o.due_at)
