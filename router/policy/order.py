@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from router.policy.compiled import Candidate, View
-from router.policy.hashing import digest64, distances
+from router.policy.hashing import digest, distances
 
 _LAST = 1e12  # farther than any distance
 
@@ -21,7 +21,7 @@ def sticky(
 
     The order behind the nearest is worked out only for who asks further.
     """
-    away = distances(digest64(key), nodes)
+    away = distances(digest(key), nodes)
     if regions:
         for i, c in enumerate(candidates):
             share = regions.get(c.region, 0)
