@@ -15,6 +15,7 @@ COMMANDS: tuple[str, ...] = (
     "flower",
     "keys",
     "look",
+    "pause",
     "policy",
     "reputation",
     "route",

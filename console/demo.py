@@ -105,6 +105,7 @@ class Demo:
             self.data,
             port=self.port or free_port(),
             flower_port=self.flower_port or free_port(),
+            smtp_port=free_port(),
             say=self.say,
             first=[simulator],
             before=lambda: self._configure(folder, cancelled),

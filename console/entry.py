@@ -69,6 +69,15 @@ def run_web() -> None:
         )
 
 
+def run_smtp() -> None:
+    """Serve the SMTP door."""
+    from console.assembly.smtp import serve_smtp
+
+    settings = start("smtp")
+    with ExitStack() as stack:
+        serve_smtp(settings, clock_of(settings), stack, Stop())
+
+
 def run_ingress() -> None:
     """Accept what was published to the ingress queue."""
     from console.assembly.ingress import ingress_door
@@ -122,5 +131,5 @@ def run_flower() -> None:
     from console.flower import run
     from console.stack import embedded_settings
 
-    settings = load()
+    settings = start("flower")
     run(embedded_settings(settings.data))

@@ -36,13 +36,14 @@ class Stack:
         *,
         port: int | None = None,
         flower_port: int | None = None,
+        smtp_port: int | None = None,
         say: Callable[[str], None],
         first: Sequence[Spec] = (),
         before: Callable[[], None] = lambda: None,
     ) -> None:
         """``first`` is started before anything else, then ``before()`` is called (the demo's providers)."""
         self.data = data
-        self._ports = (port, flower_port)
+        self._ports = {"port": port, "flower_port": flower_port, "smtp_port": smtp_port}
         self._say = say
         self._first = tuple(first)
         self._before = before
@@ -67,7 +68,7 @@ class Stack:
         self.supervisor.lock()
         self.supervisor.start(self._first)
         self._before()
-        settings = embedded_settings(self.data, port=self._ports[0], flower_port=self._ports[1])
+        settings = embedded_settings(self.data, **self._ports)
         self._refuse_taken_ports(settings)
         self.prepared = prepare(settings)
         try:
@@ -95,8 +96,11 @@ class Stack:
                 "",
                 f"  Mailweir is up.      data: {self.data}",
                 f"  console and API      {self.url}",
+                f"  SMTP submission      {self.settings.submission.host}:"
+                f"{self.settings.submission.port}  user any, password an API key",
                 f"  queues in Flower     http://{flower.host}:{flower.port}  "
                 f"user {flower.user}, password in {self.data / 'flower.password'}",
+                f"  console password     in {self.data / 'console.password'}",
                 f"  API key              in {self.data / 'api.key'}",
                 f"  logs                 {self.data / 'logs'}",
                 "",
@@ -110,18 +114,19 @@ class Stack:
     def _refuse_taken_ports(self, settings: Settings) -> None:
         import socket
 
-        for name, host, port in (
-            ("web.port", settings.web.host, settings.web.port),
-            ("flower.port", settings.flower.host, settings.flower.port),
+        for option, part in (
+            ("--port", settings.web),
+            ("--smtp-port", settings.submission),
+            ("--flower-port", settings.flower),
         ):
+            host, port = part.host, part.port
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
                     probe.bind((host, port))
                 except OSError as error:
-                    option = "--port" if name == "web.port" else "--flower-port"
                     raise StackError(
-                        f"{name}: {host}:{port} cannot be used ({error.strerror}); "
+                        f"{host}:{port} cannot be used ({error.strerror}); "
                         f"stop what listens there, or give {option}"
                     ) from error
 

@@ -30,7 +30,11 @@ class Prepared:
 
 
 def embedded_settings(
-    data: Path, *, port: int | None = None, flower_port: int | None = None
+    data: Path,
+    *,
+    port: int | None = None,
+    flower_port: int | None = None,
+    smtp_port: int | None = None,
 ) -> Settings:
     """Settings of the embedded stack; ports given on the command line win."""
     settings = load(data)
@@ -41,10 +45,13 @@ def embedded_settings(
         )
     if flower_port is not None:
         flower = flower.model_copy(update={"port": flower_port})
+    submission = settings.submission
+    if smtp_port is not None:
+        submission = submission.model_copy(update={"port": smtp_port})
     if flower.password is None:
         password = make_once(data / "flower.password", secrets.token_urlsafe(18))
         flower = flower.model_copy(update={"password": SecretStr(password)})
-    return settings.model_copy(update={"web": web, "flower": flower})
+    return settings.model_copy(update={"web": web, "flower": flower, "submission": submission})
 
 
 def prepare(settings: Settings) -> Prepared:
@@ -77,6 +84,7 @@ def prepare(settings: Settings) -> Prepared:
         "MAILWEIR_DATA": str(data),
         "MAILWEIR_WEB__PORT": str(web.port),
         "MAILWEIR_WEB__PUBLIC_URL": web.public_url,
+        "MAILWEIR_SUBMISSION__PORT": str(settings.submission.port),
         "MAILWEIR_FLOWER__PORT": str(flower.port),
         "MAILWEIR_FLOWER__PASSWORD": flower.password.get_secret_value(),
     }
@@ -123,6 +131,7 @@ def processes(env: Mapping[str, str]) -> list[Spec]:
     bulk_queues = "marketing,marketing.throttled,bulk,bulk.throttled"
     return [
         Spec("web", mailweir("run", "web"), env, beats=True),
+        Spec("smtp", mailweir("run", "smtp"), env),
         Spec("ingress", mailweir("run", "ingress"), env),
         Spec("router-transactional", mailweir("run", "router", "--buckets", "transactional"), env),
         Spec("router-bulk", mailweir("run", "router", "--buckets", "marketing,bulk"), env),

@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     )
     group.command("state")(state)
     group.command("web")(web)
+    group.command("smtp")(smtp)
     group.command("ingress")(ingress)
     group.command("router")(router)
     group.command("worker")(worker)
@@ -36,6 +37,17 @@ def web() -> None:
     from console.entry import run_web
 
     run_web()
+
+
+def smtp() -> None:
+    """The SMTP door: submission with AUTH (an API key as password) and STARTTLS."""
+    from console.entry import run_smtp
+    from producer.doors.smtp import UnsafeListener
+
+    try:
+        run_smtp()
+    except UnsafeListener as error:
+        fail(str(error), Exit.USAGE)
 
 
 def ingress() -> None:

@@ -24,6 +24,7 @@ def up(
     ] = Path("data"),
     port: Annotated[int | None, typer.Option(help="Port of API and console.")] = None,
     flower_port: Annotated[int | None, typer.Option(help="Port of Flower.")] = None,
+    smtp_port: Annotated[int | None, typer.Option(help="Port of the SMTP door.")] = None,
 ) -> None:
     """Start and supervise everything here: SQLite, private Valkey/Redis, web, router, workers,
     reputation, Flower. Ctrl-C stops it cleanly; start it again and it goes on where it was."""
@@ -40,7 +41,9 @@ def up(
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     try:
-        stack = Stack(data.resolve(), port=port, flower_port=flower_port, say=_say)
+        stack = Stack(
+            data.resolve(), port=port, flower_port=flower_port, smtp_port=smtp_port, say=_say
+        )
         stack.start(lambda: stopping)
     except (AlreadyRunning, SettingsError, StackError) as error:
         fail(str(error), Exit.FAILURE)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mailweir.contracts.ids import format_id
-from tests.acceptance.house import MAILWEIR, House, house
+from tests.acceptance.house import MAILWEIR, STATE_SERVER, House, house
 
 JOBS = 5_000
 SESSIONS = 3 * 10  # providers x connections: mails that may be behind their final dot at once
@@ -40,21 +40,19 @@ def feed(home: House) -> subprocess.Popen[bytes]:
         "run worker --queues marketing",
         "run router --buckets marketing",
         "run web",
-        "valkey-server|redis-server",
+        STATE_SERVER,
         "run ingress",
         "run reputation",
     ],
 )
 def test_any_process_killed(process: str, tmp_path: Path) -> None:
     with house(tmp_path) as home:
-        names = process.split("|")
-        name = next(n for n in names if home.pids(n))
         feeder = feed(home)
         home.wait("the first mails", lambda: len(home.witness()) > 300)
-        before = home.kill(name)
+        before = home.kill(process)
         _, err = feeder.communicate(timeout=120)
         assert feeder.returncode == 0, err.decode()
-        home.wait("the process' return", lambda: bool(set(home.pids(name)) - {before}))
+        home.wait("the process' return", lambda: bool(set(home.pids(process)) - {before}))
         states = home.wait_ended(JOBS, longest=180)
 
         received = Counter(record["ref"] for record in home.witness())
