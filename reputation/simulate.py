@@ -189,12 +189,19 @@ class _World:
             rooms[name] = self.room(state, name, provider, at)
             weights[name] = model.weight * state.weight * state.score**2
         given = dict.fromkeys(rooms, 0)
-        for _ in range(jobs):
+        left = jobs
+        while left > 0:
             open_ = [n for n in rooms if given[n] < rooms[n] and weights[n] > 0]
-            if not open_:
-                break
-            name = self.chance.choices(open_, [weights[n] for n in open_])[0]
-            given[name] += 1
+            total = sum(weights[n] for n in open_)
+            before = left
+            for name in open_:
+                part = before * weights[name] / total
+                count = int(part) + (self.chance.random() < part % 1.0)
+                count = int(min(count, left, rooms[name] - given[name]))
+                given[name] += count
+                left -= count
+            if left == before:
+                break  # nobody has room, or chance gave nothing: the jobs wait
         self.waiting[provider] -= sum(given.values())
         for name, count in given.items():
             self._deliver(PathKey(name, provider, BUCKET), count, at, states[name])

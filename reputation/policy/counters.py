@@ -27,6 +27,7 @@ SOFT_STEPS = cusum_steps(0.05, 0.20)
 COMPLAINT_STEPS = cusum_steps(0.0005, 0.002)
 CUSUM_SLOW = 5.0
 CUSUM_STOP = 8.0
+CUSUM_CAP = 10.0  # above it nothing more is learnt, and it must come down when all is well again
 OLD_EVIDENCE = 200.0
 
 
@@ -91,16 +92,16 @@ def count_attempt(
         if number == 1:
             row[N.FIRST] += 1
             row[N.GOOD] += 1
-        c.cusum_bounce = cusum(c.cusum_bounce, False, BOUNCE_STEPS)
-        c.cusum_soft = cusum(c.cusum_soft, False, SOFT_STEPS)
-        c.cusum_complaint = cusum(c.cusum_complaint, False, COMPLAINT_STEPS)
+        c.cusum_bounce = _alarm(c.cusum_bounce, False, BOUNCE_STEPS)
+        c.cusum_soft = _alarm(c.cusum_soft, False, SOFT_STEPS)
+        c.cusum_complaint = _alarm(c.cusum_complaint, False, COMPLAINT_STEPS)
         return
     if outcome not in ("deferred", "bounced") or category in EXEMPT:
         return
     if blame == "recipient":
         if outcome == "bounced":
             row[N.HARD] += 1
-            c.cusum_bounce = cusum(c.cusum_bounce, True, BOUNCE_STEPS)
+            c.cusum_bounce = _alarm(c.cusum_bounce, True, BOUNCE_STEPS)
         return
     row[N.TRIES] += 1
     c.tries += 1
@@ -110,7 +111,7 @@ def count_attempt(
         row[N.SOFT] += 1
         c.soft += 1
         row[N.BLOCKS] += category in BLOCKS
-        c.cusum_soft = cusum(c.cusum_soft, True, SOFT_STEPS)
+        c.cusum_soft = _alarm(c.cusum_soft, True, SOFT_STEPS)
 
 
 def count_complaint(c: Counters, at: float) -> None:
@@ -118,7 +119,7 @@ def count_complaint(c: Counters, at: float) -> None:
     row = _row(c, max(at, c.slot * SLOT))
     if row is not None:
         row[N.COMPLAINTS] += 1
-        c.cusum_complaint = cusum(c.cusum_complaint, True, COMPLAINT_STEPS)
+        c.cusum_complaint = _alarm(c.cusum_complaint, True, COMPLAINT_STEPS)
 
 
 def count_late_bounce(c: Counters, at: float) -> None:
@@ -126,7 +127,7 @@ def count_late_bounce(c: Counters, at: float) -> None:
     row = _row(c, max(at, c.slot * SLOT))
     if row is not None:
         row[N.HARD] += 1
-        c.cusum_bounce = cusum(c.cusum_bounce, True, BOUNCE_STEPS)
+        c.cusum_bounce = _alarm(c.cusum_bounce, True, BOUNCE_STEPS)
 
 
 def advance(c: Counters, now: float) -> None:
@@ -177,6 +178,10 @@ def settle(c: Counters) -> None:
     c.memory = [value * keep for value in seen]
     c.bounce_base = bounce_tries(c) * keep
     c.ring[c.slot % SLOTS] = [0] * WIDTH
+
+
+def _alarm(value: float, hit: bool, steps: tuple[float, float]) -> float:
+    return min(CUSUM_CAP, cusum(value, hit, steps))
 
 
 def _row(c: Counters, at: float) -> list[int] | None:

@@ -41,6 +41,7 @@ class Score(msgspec.Struct, frozen=True):
     n: float
     reasons: tuple[str, ...]
     components: dict[str, float]
+    evidence: float = 1.0  # what was seen alone, without the start value
 
 
 def score(
@@ -92,4 +93,4 @@ def score(
     value = confidence * product + (1.0 - confidence) * start
     if n < PROVISIONAL_N:
         reasons.append(f"provisional: {n:.0f} attempts seen")
-    return Score(value, confidence, n, tuple(reasons), components)
+    return Score(value, confidence, n, tuple(reasons), components, product)

@@ -28,6 +28,9 @@ FULL_SOFT = 0.01
 AGAIN = (600.0, HOUR, 4 * HOUR, 12 * HOUR)  # out of rotation the 1st, 2nd ... time in a row
 BLOCK_SECONDS = 12 * HOUR  # a blocklisted source
 THIRD = 600.0
+MIN_SOFT = (
+    5  # soft bounces in the half hour; fewer are chance at hundreds of paths looked at all day
+)
 JEFFREYS = (0.5, 0.5)
 OUTAGE_SAMPLE = 20
 OUTAGE_SHARE = 0.20
@@ -81,7 +84,7 @@ def fault(
         return None
     half = counters.recent(c, now, t.soft_seconds)
     tries, soft = half[N.TRIES], half[N.SOFT]
-    if tries < t.min_attempts or soft < t.soft_rate * tries:
+    if tries < t.min_attempts or soft < max(MIN_SOFT, t.soft_rate * tries):
         return None
     if peers.soft >= t.soft_peer_rate * peers.tries:
         return None
@@ -188,8 +191,8 @@ def _recovering(s: Standing, c: counters.Counters, now: float) -> Standing:
 
 
 def _alarm(c: counters.Counters, score: Score, t: Thresholds, now: float) -> str | None:
-    if score.value < t.hold_below and score.confidence >= 0.5:
-        return f"score {score.value:.2f} below {t.hold_below:g}"
+    if score.evidence < t.hold_below and score.confidence >= 0.5:
+        return f"score {score.evidence:.2f} below {t.hold_below:g}"
     if c.cusum_soft > counters.CUSUM_STOP and _enough(c, t, now):
         return "soft bounces rose suddenly (CUSUM)"
     return None
@@ -202,18 +205,18 @@ def _enough(c: counters.Counters, t: Thresholds, now: float) -> bool:
 
 def _bands(s: Standing, c: counters.Counters, score: Score, t: Thresholds, now: float) -> Standing:
     alarm = max(c.cusum_bounce, c.cusum_complaint, c.cusum_soft) > counters.CUSUM_SLOW
-    alarm = alarm and _enough(c, t, now)
-    low = score.value < t.throttle_below and score.confidence >= 0.5
+    # the start value of a new source is no evidence against it
+    low = score.evidence < t.throttle_below and score.confidence >= 0.5
     if s.state is not State.SLOWED:
-        if low or alarm:
-            why = f"score {score.value:.2f}" if low else "a rate rose suddenly (CUSUM)"
+        if low or (alarm and _enough(c, t, now)):
+            why = f"score {score.evidence:.2f}" if low else "a rate rose suddenly (CUSUM)"
             if s.state is State.COLD:
                 s = move(s, State.WARMING, now, "first job")
             return move(s, State.SLOWED, now, why)
         if s.state is State.COLD and c.last > s.since:
             return move(s, State.WARMING, now, "first job")
         return s
-    if score.value <= t.return_above or alarm:
+    if score.evidence <= t.return_above or alarm:
         return s if s.good_since is None else msgspec.structs.replace(s, good_since=None)
     if s.good_since is None:
         return msgspec.structs.replace(s, good_since=now)

@@ -1,0 +1,66 @@
+"""The scenarios of examples/reputation, run as users run them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from reputation.simulate import BadScenario, Result, daily, load, run
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "reputation"
+
+
+def simulated(name: str, **changes: object) -> Result:
+    return run(msgspec.structs.replace(load((EXAMPLES / name).read_text()), **changes))
+
+
+def test_six_week_warmup_reaches_20000_in_week_5() -> None:
+    result = simulated("warmup.yaml", days=36)
+    new = {row["day"]: row for row in daily(result) if row["source"] == "new"}
+    assert new[1]["volume"] == 50
+    reached = next(day for day, row in new.items() if row["volume"] >= 20_000)
+    assert 28 < reached <= 35
+    assert all(new[d + 1]["volume"] <= max(new[d]["volume"] * 1.25, 60) for d in range(1, 32))
+    assert result.cap_exceeded == 0
+    assert result.waiting < 100  # the overflow went to the warm source
+
+
+def test_bad_list_halves_the_cap_and_it_recovers() -> None:
+    result = simulated("bad-list.yaml", days=32)
+    new = {row["day"]: row for row in daily(result) if row["source"] == "new"}
+    before = new[24]["cap"]
+    assert new[26]["cap"] <= before * 0.65
+    assert new[32]["cap"] > before * 1.2
+    assert result.cap_exceeded == 0
+    slowed = [day for day, path, state, _ in result.moves if state == "slowed" and "new" in path]
+    assert len(slowed) == 1
+    assert 24 <= slowed[0] <= 25
+
+
+def test_flagged_source_follows_the_row() -> None:
+    result = simulated("flagged-source.yaml", days=2.2)
+    path = [m for m in result.moves if m[1].startswith("s1|outlook")]
+    assert 0.5 < path[0][0] < 0.5 + 45 / 1440
+    assert path[0][2] == "suspended"
+    probation = [m[0] for m in path if m[2] == "probation"][-1]
+    recovering = [m[0] for m in path if m[2] == "recovering"][-1]
+    well = [m[0] for m in path if m[2] == "warm"][-1]
+    assert (recovering - probation) * 24 == pytest.approx(4.0, abs=0.1)
+    assert (well - probation) * 24 == pytest.approx(24.0, abs=0.2)
+    assert not [m for m in result.moves if not m[1].startswith("s1|outlook")]
+    assert result.waiting < 100
+
+
+def test_same_seed_same_result() -> None:
+    assert simulated("flagged-source.yaml", days=0.1) == simulated("flagged-source.yaml", days=0.1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["days: x", "name: a", "[1]", "name: a\ndays: 1\nsources: {}\ndemand: {}\ntypo: 1", ": :"],
+)
+def test_bad_scenarios_are_named(text: str) -> None:
+    with pytest.raises(BadScenario):
+        load(text)
