@@ -54,9 +54,7 @@ def parse_arf(mail: BounceMail) -> list[Complaint]:
     for block in re.split(r"\n[ \t]*\n", text)[:20]:
         for name, values in header_block(block).items():
             fields.setdefault(name, []).extend(values)
-    kind = (
-        fields.get("feedback-type") or ["abuse" if mail.report_type == "feedback-report" else ""]
-    )[0]
+    kind = (fields.get("feedback-type") or [""])[0]
     kind = kind.split(";")[0].strip().lower()
     recipients = [
         address

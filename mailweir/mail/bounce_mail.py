@@ -100,7 +100,7 @@ def parse_mail(data: bytes) -> BounceMail:
 
 def _headers(message: Message) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for name, value in message.items()[:300]:
+    for name, value in list(message.raw_items())[:300]:
         values = found.setdefault(name.lower(), [])
         if len(values) < 20:
             values.append(decode(str(value)))
@@ -143,23 +143,25 @@ def _parts(message: Message) -> Iterator[Part]:
         seen += 1
         if isinstance(payload, list):  # message/delivery-status: a list of header groups
             blocks = [
-                "\n".join(f"{k}: {v}" for k, v in p.items())
+                "\n".join(f"{k}: {v}" for k, v in p.raw_items())
                 for p in payload[:200]
                 if isinstance(p, Message)
             ]
             tail = [
-                str(p.get_payload())
+                _text(p)
                 for p in payload[:200]
                 if isinstance(p, Message) and isinstance(p.get_payload(), str)
             ]
             yield Part(kind, "\n\n".join(blocks + tail)[:MAX_TEXT])
         else:
-            yield Part(kind, _text(current))
+            # a multipart without its boundary is one text
+            plain = "text/plain" if kind.startswith("multipart/") else kind
+            yield Part(plain, _text(current))
 
 
 def _flat(message: Message) -> str:
     """The embedded mail's headers and the beginning of its body, without walking into it."""
-    lines = [f"{k}: {v}" for k, v in message.items()[:300]]
+    lines = [f"{k}: {v}" for k, v in list(message.raw_items())[:300]]
     body = message.get_payload()
     return ("\n".join(lines) + "\n\n" + (body if isinstance(body, str) else ""))[:MAX_TEXT]
 

@@ -103,6 +103,7 @@ _LINE = re.compile(
     r"(?:\s*[<\[(]mailto:[^>\])]{0,300}[>\])])?(?P<rest>.*)$",
     re.IGNORECASE,
 )
+_CODED = re.compile(r"\b[45]\d\d[ \-]|\b[45]\.\d\.\d|timed out|unknown|unrouteable", re.IGNORECASE)
 _REASON_LINES = 14
 
 
@@ -183,7 +184,7 @@ def _reasons(text: str, own: set[str]) -> dict[str, str]:
         if not reason and not _FAILURE.search(before):
             continue
         key = next((a for a in found if a.lower() == address.lower()), address)
-        if len(reason) > len(found.get(key, "")) or key not in found:
+        if key not in found or _worth(reason) > _worth(found[key]):
             found[key] = reason or _whole(text)
     if not found:
         for line in lines[:400]:
@@ -216,11 +217,20 @@ def _reason(rest: str, following: list[str]) -> str:
         stripped = line.strip()
         if not stripped:
             blanks += 1
-            if words and blanks > 1 and _FAILURE.search(" ".join(words)):
+            if (
+                words
+                and (_CODED.search(" ".join(words)) or blanks > 1)
+                and _FAILURE.search(" ".join(words))
+            ):
                 break
             continue
         words.append(stripped)
     return " ".join(words)[:2000]
+
+
+def _worth(reason: str) -> tuple[bool, bool, int]:
+    """How much a reason says: a code, words of failure, length."""
+    return bool(_CODED.search(reason)), bool(_FAILURE.search(reason)), len(reason)
 
 
 def _whole(text: str) -> str:

@@ -56,7 +56,8 @@ def _classify(
     rule = rules().first(reply.text, asked)
     if rule is not None:
         sure = PROVIDER if rule.providers or rule.enhanced else TEXT
-        sure = _GUESS if rule.id in _GUESSED else sure
+        if rule.id in _GUESSED:
+            sure = _GUESS if reply.code or reply.enhanced else STAGE
         if rule.id in _GUESSED:
             coded = _by_strong_code(reply, permanent)
             if coded is not None:

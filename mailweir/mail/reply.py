@@ -30,7 +30,7 @@ _ESCAPED_NEWLINE = re.compile(r"(?:\\r)?\\n")
 _DIAGNOSTIC_TYPE = re.compile(r"^\s*(?:smtp|x-[a-z0-9-]{1,30}|x400|lmtp)\s*;\s*", re.IGNORECASE)
 # where another MTA quotes the remote: what follows is the reply itself
 _QUOTED = re.compile(
-    r"(?:\bsaid:|\bresponded with:?|\breplied:|\bremote host said:|"
+    r"(?:\bsaid:|\]:|\breason:|\bresponded with:?|\breplied:|\bremote host said:|"
     r"\bthe error that the other server returned was:|"
     r"\bthe response (?:from the remote server )?was:|"
     r"\bremote server (?:returned|replied|responded)(?: with)?:?|\bserver response(?: was)?:|"
@@ -71,7 +71,7 @@ def read(reply: str) -> Reply:
     inner = text[quotations[-1].end() :] if quotations else _DIAGNOSTIC_TYPE.sub("", text)
     code = _code(inner) or _code(text)
     enhanced = _enhanced(inner) or _enhanced(text)
-    plain = _ADDRESS.sub("<@>", text.lower())
+    plain = _ADDRESS.sub("<@>", inner.lower())
     plain = _ENHANCED_IN_TEXT.sub(" ", plain)
     if code is not None:  # the code of every line; another number may be a wait or a size
         plain = re.sub(rf"(?:^|(?<=[\s;:])){code}[ \-]+(?=\S)", " ", plain + " ")
