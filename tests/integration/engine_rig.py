@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import redis
-from pydantic import SecretStr
 from sqlalchemy import text
 
 from mailweir.contracts.ids import new_id, new_ids
@@ -27,13 +26,7 @@ from mailweir.contracts.route import Chunk, Orders
 from mailweir.plumbing import policies
 from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.database import migrate
-from mailweir.plumbing.settings import (
-    DnsSettings,
-    RedisSettings,
-    Settings,
-    SmtpSettings,
-    WorkerSettings,
-)
+from mailweir.plumbing.settings import Settings
 from mailweir.spool.store import DecisionRow, Dispatch, Pick, Spool, open_spool
 from workers.engine_build import Worker
 
@@ -58,22 +51,17 @@ def settings_for(
     data: Path, redis_url: str, mx_map: dict[str, list[str]], **worker: float
 ) -> Settings:
     """Settings of a private installation."""
-    return Settings(
-        data=data,
-        redis=RedisSettings(url=SecretStr(redis_url)),
-        dns=DnsSettings(mx_map=mx_map),
-        smtp=SmtpSettings(
-            hostname="mx1.news.example",
-            connect=2.0,
-            banner=2.0,
-            helo=2.0,
-            mail=2.0,
-            rcpt=2.0,
-            data=2.0,
-            block=2.0,
-            dot=2.0,
-        ),
-        worker=WorkerSettings(**worker),
+    phases = dict.fromkeys(
+        ("connect", "banner", "helo", "mail", "rcpt", "data", "block", "dot"), 2.0
+    )
+    return Settings.model_validate(
+        {
+            "data": data,
+            "redis": {"url": redis_url},
+            "dns": {"mx_map": mx_map},
+            "smtp": {"hostname": "mx1.news.example", **phases},
+            "worker": worker,
+        }
     )
 
 
