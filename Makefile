@@ -48,7 +48,7 @@ docs: $(STAMP)  ## generate the reference pages from the code
 	$(BIN)/python -m console.docs
 
 client: $(STAMP)  ## build the client wheel and submit a job with it from an empty environment
-	$(BIN)/python deploy/client/check.py
+	$(BIN)/pytest -q tests/acceptance/test_the_client_wheel.py
 
 bench: $(STAMP)  ## the throughput table of docs/performance.md
 	$(BIN)/python -m benchmarks.throughput --messages 20000
