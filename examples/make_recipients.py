@@ -1,6 +1,6 @@
 """Writes a CSV of made-up recipients: 35 % Gmail, 20 % Outlook, 15 % Yahoo, the rest small domains.
 
-    python examples/make_recipients.py 5000 > recipients.csv
+``python examples/make_recipients.py 5000 > recipients.csv``
 """
 
 from __future__ import annotations
