@@ -9,9 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import click
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -90,13 +89,13 @@ def cli_page() -> str:
         "Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 refused or unsafe, 75 temporary failure.",
         "",
     ]
-    root = cast(click.Group, typer.main.get_command(build()))
+    root = typer.main.get_command(build())
     for path, command in _commands("mailweir", root):
         lines += [f"## {path}", "", (command.help or "").strip(), ""]
         rows = [_parameter(p) for p in command.params if not getattr(p, "hidden", False)]
         rows = [row for row in rows if row]
         if rows:
-            lines += ["| option | meaning |", "|---|---|", *rows, ""]
+            lines += ["| argument or option | meaning |", "|---|---|", *rows, ""]
     return "\n".join(lines)
 
 
@@ -137,22 +136,25 @@ def _row(name: str, variable: str, info: FieldInfo) -> str:
     return f"| `{name}` | `{variable}` | {shown} | {_cell(info.description or '')} |"
 
 
-def _commands(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
-    if isinstance(command, click.Group):
-        for name in sorted(command.commands):
-            yield from _commands(f"{path} {name}", command.commands[name])
-    else:
+def _commands(path: str, command: Any) -> Iterator[tuple[str, Any]]:
+    # typer brings a click of its own, so its classes are asked by what they have
+    members = getattr(command, "commands", None)
+    if members is None:
         yield path, command
+        return
+    for name in sorted(members):
+        yield from _commands(f"{path} {name}", members[name])
 
 
-def _parameter(parameter: click.Parameter) -> str:
-    if isinstance(parameter, click.Argument):
-        return f"| `{(parameter.name or '').upper()}` | argument |"
-    option = cast(click.Option, parameter)
-    if "--help" in option.opts:
+def _parameter(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        return f"| `{parameter.name.upper()}` | {_cell(getattr(parameter, 'help', None) or '')} |"
+    if "--help" in parameter.opts:
         return ""
-    default = "" if option.default in (None, False, ()) else f" Default: `{option.default}`."
-    return f"| `{', '.join([*option.opts, *option.secondary_opts])}` | {_cell(option.help or '')}{default} |"
+    default = parameter.default
+    shown = "" if default in (None, False, ()) or callable(default) else f" Default: `{default}`."
+    names = ", ".join([*parameter.opts, *parameter.secondary_opts])
+    return f"| `{names}` | {_cell(parameter.help or '')}{shown} |"
 
 
 def _cell(text: str) -> str:
