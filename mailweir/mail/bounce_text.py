@@ -34,7 +34,8 @@ _SUBJECT = re.compile(
     r"niedostarcz|nie (?:zosta[łl]a?|mo[żz]na) dor[ęe]cz|zwrot|niedor[ęe]cz|"
     r"недостав|не (?:может быть )?доставлен|ошибка доставки|возвра[тщ]|"
     r"退信|无法(?:投递|送达)|投递失败|发送失败|系统退信|未送达|"
-    r"配信(?:不能|エラー|できません)|送信(?:失敗|できません)|不達|エラーメール|반송|nedoru[čc]iteln|kan inte leverera|"
+    r"配信(?:不能|エラー|できません)|送信(?:失敗|できません)|不達|エラーメール|반송|"
+    r"nedoru[čc]iteln|kan inte leverera|"
     r"kunne ikke|ikke leveret",
     re.IGNORECASE,
 )
@@ -217,11 +218,7 @@ def _reason(rest: str, following: list[str]) -> str:
         stripped = line.strip()
         if not stripped:
             blanks += 1
-            if (
-                words
-                and (_CODED.search(" ".join(words)) or blanks > 1)
-                and _FAILURE.search(" ".join(words))
-            ):
+            if words and (blanks > 3 or _CODED.search(" ".join(words))):
                 break
             continue
         words.append(stripped)
