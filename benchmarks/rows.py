@@ -1,0 +1,169 @@
+"""One row of the table: a stack, an accept process, a sink; measured, then checked."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from benchmarks.machine import Meter, wait_quiet
+from benchmarks.sinks import OwnSink, Sink, SmtpSink
+from benchmarks.stack import Stack, stack
+
+RUN_WITHIN = 600.0
+SENT = "SELECT count(*) FROM jobs WHERE state = 'sent'"
+
+
+@dataclass
+class Figures:
+    """What one run of one row measured."""
+
+    row: str
+    messages: int
+    seconds: float
+    cpu_per_1k: dict[str, float]
+    peak_mib: dict[str, float]
+    promise: str
+    more: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """Messages a second, from the first accept to the last 250."""
+        return self.messages / self.seconds
+
+    @property
+    def cpu(self) -> float:
+        """CPU seconds per 1,000 messages of everything but the sink."""
+        return sum(self.cpu_per_1k.values())
+
+
+class Failed(Exception):
+    """A run whose end is not what it must be; its figures are worth nothing."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row of ours."""
+
+    name: str
+    on: str  # embedded | postgresql
+    mode: str = "finished"  # of benchmarks.feed
+    signed: bool = False
+    tls: bool = False
+
+
+OURS = "job row committed before accept (SQLite FULL / fsync), outcome row after the 250; kill or power loss: nothing lost, N41 for mails in data"
+
+
+class Feeder:
+    """The accept process: ready, go, done."""
+
+    def __init__(self, running: Stack, *arguments: str, name: str = "accept") -> None:
+        running.start(
+            name, "benchmarks.feed", *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        process = running.processes[name]
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._in: IO[bytes] = process.stdin
+        self._out: IO[bytes] = process.stdout
+        if self._out.readline() != b"ready\n":
+            raise Failed("the accept process did not start: see its log above")
+
+    def go(self) -> None:
+        """Begin to accept."""
+        self._in.write(b"go\n")
+        self._in.flush()
+
+    def done(self) -> dict[str, Any]:
+        """Wait for its end; when it began, ended and what it accepted."""
+        line = self._out.readline()
+        if not line:
+            raise Failed("the accept process died")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def wait_count(sink: Sink, count: int, alive: Callable[[], None]) -> float:
+    """When the sink's count reached ``count`` (real Unix seconds)."""
+    end = time.monotonic() + RUN_WITHIN
+    while sink.count() < count:
+        alive()
+        if time.monotonic() > end:
+            raise Failed(f"the sink has {sink.count()} of {count} after {RUN_WITHIN:.0f} s")
+        time.sleep(0.01)
+    return time.time()
+
+
+def run(case: Case, messages: int, workers: int, keep: Path | None = None) -> Figures:
+    """Run a row of ours once. Raises :class:`Failed` when the checks after it do not hold."""
+    with tempfile.TemporaryDirectory(prefix="mw-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        sink: Sink = OwnSink(folder, tls=True) if case.tls else SmtpSink(folder)
+        try:
+            with stack(
+                folder, sink.port, on=case.on, workers=workers, signed=case.signed, tls=case.tls
+            ) as running:
+                feeder = Feeder(running, case.mode, str(messages))
+                wait_quiet(running.roots, 0.35)
+                meter = Meter(running.roots)
+                feeder.go()
+                ended = wait_count(sink, messages, lambda: None)
+                accepted = feeder.done()
+                running.wait("every row sent", lambda: running.count(SENT) >= messages)
+                running.wait("the end of everything", lambda: not running.leftovers())
+                wait_quiet(running.roots, 0.35)
+                cpu = meter.stop()
+                check(running, sink, messages)
+                if keep is not None:
+                    (keep / "logs").mkdir(exist_ok=True)
+                    for log in folder.glob("*.log"):
+                        (keep / "logs" / log.name).write_bytes(log.read_bytes())
+        finally:
+            sink.close()
+    return Figures(
+        case.name,
+        messages,
+        ended - accepted["began"],
+        {part: seconds * 1000 / messages for part, seconds in cpu.items()},
+        {part: size / 2**20 for part, size in meter.peak.items()},
+        OURS,
+        {"accept_per_s": messages / (accepted["ended"] - accepted["began"])},
+    )
+
+
+def check(running: Stack, sink: Sink | None, messages: int) -> None:
+    """Sink count, attempts, states, leftovers. Raises :class:`Failed`."""
+    wrong = running.leftovers()
+    if sink is not None and sink.count() != messages:
+        wrong.append(f"the sink has {sink.count()} of {messages} messages")
+    attempts = running.count("SELECT count(*) FROM attempts")
+    if attempts != messages:
+        wrong.append(f"{attempts} attempts for {messages} messages")
+    unsent = running.count("SELECT count(*) FROM jobs WHERE state <> 'sent'")
+    if unsent:
+        wrong.append(f"{unsent} jobs are not sent")
+    if wrong:
+        raise Failed("; ".join(wrong))
+
+
+def main() -> None:
+    """One row, one run, for profiling by hand: python -m benchmarks.rows embedded finished 20000."""
+    on, mode, count = sys.argv[1:4]
+    workers = int(sys.argv[4]) if len(sys.argv) > 4 else 2
+    case = Case("x", on, mode, signed=mode == "merged", tls="tls" in sys.argv)
+    got = run(case, int(count), workers, Path("/tmp"))
+    print(f"{got.rate:.0f}/s  {got.cpu:.3f} CPU s/1k  accept {got.more['accept_per_s']:.0f}/s")
+    print({part: round(value, 3) for part, value in got.cpu_per_1k.items()})
+    print({part: round(value) for part, value in got.peak_mib.items()})
+
+
+if __name__ == "__main__":
+    main()
