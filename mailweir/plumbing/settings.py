@@ -236,6 +236,13 @@ class SmtpSettings(Section):
     chunking: bool = Field(
         True, description="Send bodies by BDAT where the remote offers CHUNKING (RFC 3030)."
     )
+    mta_sts: bool = Field(
+        True, description="Fetch and obey MTA-STS policies of recipients' domains (RFC 8461)."
+    )
+    dane: bool = Field(
+        False,
+        description="Obey TLSA records of MX hosts (RFC 7672); the resolver must validate DNSSEC and be reached over a trusted path.",
+    )
     conversation: bool = Field(
         True, description="Keep the SMTP conversation of each attempt with its times (P44)."
     )
@@ -275,6 +282,22 @@ class SecretsSettings(Section):
     aws_url: str | None = Field(
         None, description="Endpoint of AWS Secrets Manager; default: the region's own."
     )
+
+
+class FeedbackSettings(Section):
+    secrets: dict[str, str] = Field(
+        default_factory=dict,
+        description="Webhook secrets by reference (env:, file:, vault:, aws:): PROVIDER or PROVIDER/TENANT; several keys in force stand one a line.",
+    )
+    sns_topics: list[str] = Field(
+        default_factory=list,
+        description="ARNs of the SNS topics that may speak for SES; none: no SES webhook is taken.",
+    )
+    host: str = Field("127.0.0.1", description="Address the bounce listener listens on.")
+    port: int = Field(
+        0, ge=0, le=65535, description="Port of the bounce listener (SMTP or LMTP); 0: none."
+    )
+    lmtp: bool = Field(False, description="The bounce listener speaks LMTP in place of SMTP.")
 
 
 class ReputationSettings(Section):
@@ -349,6 +372,7 @@ class Settings(BaseSettings):
     smtp: SmtpSettings = SmtpSettings()
     dns: DnsSettings = DnsSettings()
     secrets: SecretsSettings = SecretsSettings()
+    feedback: FeedbackSettings = FeedbackSettings()
     reputation: ReputationSettings = ReputationSettings()
     spool: SpoolSettings = SpoolSettings()
     flower: FlowerSettings = FlowerSettings()

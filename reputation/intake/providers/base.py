@@ -9,6 +9,7 @@ import hmac
 import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from email.utils import parseaddr
 from typing import Any, NamedTuple
 
 import msgspec
@@ -136,13 +137,10 @@ def address(value: Any) -> str:
     """A recipient. Raises ``ValueError`` for what is no address."""
     if not isinstance(value, str) or not 3 <= len(value) <= 400 or "@" not in value:
         raise ValueError("no recipient")
-    if "<" in value:
-        from email.utils import parseaddr
-
-        value = parseaddr(value)[1]
-    if any(c.isspace() or ord(c) < 32 for c in value) or "@" not in value:
+    found: str = parseaddr(value)[1] if "<" in value else value
+    if any(c.isspace() or ord(c) < 32 for c in found) or "@" not in found:
         raise ValueError("no recipient")
-    return value
+    return found
 
 
 def event_id(provider: str, *parts: object) -> str:

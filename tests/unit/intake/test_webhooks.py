@@ -46,9 +46,7 @@ def test_documented_payload(name, case):
         }
         for e in taken.events
     ]
-    assert got == [
-        {**{"category": None, "class": "none", "suppress": None}, **w} for w in case["want"]
-    ]
+    assert got == [{"category": None, "class": "none", "suppress": None, **w} for w in case["want"]]
     again = handle(name, case.get("headers", {}), body, secret=None, now=case.get("now", NOW) + 60)
     assert [e.event_id for e in again.events] == [e.event_id for e in taken.events]
 
