@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.concurrency import run_in_threadpool
@@ -34,6 +35,8 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+
+MAX_FORM = 8192  # bytes; no form of ours is larger
 
 Page = Callable[[Request], Awaitable[Response]]
 
@@ -129,23 +132,23 @@ class Pages:
 
     async def pause(self, request: Request) -> Response:
         """Pause a bucket, pool, source, provider or tenant, with a reason and an end."""
-        form = await request.form()
-        minutes = str(form.get("minutes") or "60")
+        form = await _form(request)
+        minutes = form.get("minutes") or "60"
         if not minutes.isdigit():
             minutes = "60"
         await run_in_threadpool(
             self._operator.pause,
-            str(form.get("subject") or ""),
+            form.get("subject") or "",
             float(minutes) * 60,
             "console",
-            str(form.get("reason") or ""),
+            form.get("reason") or "",
         )
         return RedirectResponse("/", 303)
 
     async def resume(self, request: Request) -> Response:
         """End a pause."""
-        form = await request.form()
-        await run_in_threadpool(self._operator.resume, str(form.get("subject") or ""), "console")
+        form = await _form(request)
+        await run_in_threadpool(self._operator.resume, form.get("subject") or "", "console")
         return RedirectResponse("/", 303)
 
     # --- who is there
@@ -154,10 +157,10 @@ class Pages:
         """Ask for the password."""
         error = ""
         if request.method == "POST":
-            form = await request.form()
+            form = await _form(request)
             if self._sessions.locked():
                 error = "too many wrong passwords; wait five minutes"
-            elif self._sessions.check_password(str(form.get("password") or "")):
+            elif self._sessions.check_password(form.get("password") or ""):
                 answer = RedirectResponse("/", 303)
                 answer.set_cookie(
                     COOKIE,
@@ -184,8 +187,8 @@ class Pages:
             if cookie is None or not self._sessions.valid(cookie):
                 return RedirectResponse("/login", 303)
             if request.method == "POST":
-                form = await request.form()
-                if not self._sessions.csrf_valid(cookie, str(form.get("csrf") or "")):
+                form = await _form(request)
+                if not self._sessions.csrf_valid(cookie, form.get("csrf") or ""):
                     return self._page(request, "missing.html", status_code=403, what="permission")
             return await page(request)
 
@@ -199,6 +202,12 @@ class Pages:
             **values, csrf=csrf, here=request.url.path, now=self._reader.now()
         )
         return HTMLResponse(html, status_code, HEADERS)
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """The fields of a form of ours (application/x-www-form-urlencoded)."""
+    body = await request.body()  # kept by the request: the guard and the page both read it
+    return dict(parse_qsl(body[:MAX_FORM].decode("utf-8", "replace")))
 
 
 def _time(at: float | None) -> str:

@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from mailweir.contracts.ids import format_id
 from mailweir.contracts.job import Bucket, Job
+from mailweir.contracts.lifecycle import IN_FLIGHT, WAITING
 from mailweir.contracts.snapshot import FastPath, PathState
 from mailweir.plumbing import keys, policies
 from mailweir.plumbing.clock import Clock
@@ -165,6 +166,23 @@ class Reader:
         """History and text of the policy in force."""
         return policies.history(self.database), policies.stored(self.database)[1]
 
+    def estimate(self, job: Job) -> float | None:
+        """When a job that has not ended should be sent (policy seconds): its due time, and the time its
+        bucket's backlog takes at the present rate. None when it ended, or while nothing moves."""
+        if job.state not in WAITING | IN_FLIGHT or (job.due_at is None and job.state in WAITING):
+            return None
+        now = self._clock.now()
+        due = max(job.due_at or now, now)
+        rate = sum(
+            count / 10
+            for queue, count in self._windows.finished(keys.bucket_queues()).items()
+            if keys.queue_bucket(queue) is job.bucket
+        )
+        waiting = self.spool.waiting(job.bucket, now).due
+        if not waiting:
+            return due
+        return due + waiting / rate * self._clock.rate if rate else None
+
     def trace(self, job: Job) -> dict[str, Any]:
         """Everything known of one job, oldest first. The recipient is masked."""
         entries: list[dict[str, Any]] = [
@@ -218,6 +236,7 @@ class Reader:
             "priority": job.priority,
             "recipient": mask_address(job.recipient),
             "due_at": job.due_at,
+            "estimated_at": self.estimate(job),
             "attempts": job.attempts,
             "timeline": entries,
         }
