@@ -28,6 +28,7 @@ FULL_SOFT = 0.01
 AGAIN = (600.0, HOUR, 4 * HOUR, 12 * HOUR)  # out of rotation the 1st, 2nd ... time in a row
 BLOCK_SECONDS = 12 * HOUR  # a blocklisted source
 THIRD = 600.0
+THIRD_SHARE = 5 / 6  # of the soft rate that each third must reach: it lasted, it was no burst
 MIN_SOFT = (
     5  # soft bounces in the half hour; fewer are chance at hundreds of paths looked at all day
 )
@@ -82,18 +83,19 @@ def fault(
             return f"delivery rate {good / first:.1%} of {first} below {t.delivery_rate:.0%}"
     if now - since < t.soft_seconds or peers.tries < t.min_attempts:
         return None
-    half = counters.recent(c, now, t.soft_seconds)
+    # the open slot on top: the half hour must be full
+    half = counters.recent(c, now, counters.SLOT + t.soft_seconds)
     tries, soft = half[N.TRIES], half[N.SOFT]
     if tries < t.min_attempts or soft < max(MIN_SOFT, t.soft_rate * tries):
         return None
     if peers.soft >= t.soft_peer_rate * peers.tries:
         return None
-    sums = [counters.recent(c, now, THIRD * i) for i in (1, 2, 3)]
+    sums = [counters.recent(c, now, counters.SLOT + t.soft_seconds * i / 3) for i in (1, 2, 3)]
     before = [0, 0]
     for row in sums:
         part_tries, part_soft = row[N.TRIES] - before[0], row[N.SOFT] - before[1]
         before = [row[N.TRIES], row[N.SOFT]]
-        if part_soft < t.soft_peer_rate * part_tries or part_tries == 0:
+        if part_soft < THIRD_SHARE * t.soft_rate * part_tries or part_tries == 0:
             return None
     if exceeds(soft, tries, t.soft_peer_rate, JEFFREYS) < t.confidence:
         return None
