@@ -203,7 +203,7 @@ class Engine:
             return_exceptions=True,
         )
         # one conversation's worth: same site, same encryption, same manners
-        sites: dict[tuple[str, str, int, int, float, bool], tuple[Destination, list[Ready]]] = {}
+        sites: dict[tuple[object, ...], tuple[Destination, list[Ready]]] = {}
         for destination, works in zip(found, domains.values(), strict=True):
             if isinstance(destination, BaseException):
                 self._no_destination(run, works, destination)
@@ -215,6 +215,7 @@ class Engine:
                 key = (
                     destination.site,
                     tls,
+                    destination.demands,
                     provider.connections,
                     provider.per_connection,
                     provider.idle,
@@ -223,7 +224,7 @@ class Engine:
                 sites.setdefault(key, (destination, []))[1].append(ready)
         async with asyncio.TaskGroup() as group:
             for (_, mode, *_), (place, some) in sites.items():
-                group.create_task(self._deliver(run, place, mode, some))
+                group.create_task(self._deliver(run, place, str(mode), some))
 
     def _ready(self, run: Run, work: Work, provider: Provider, envelope: Envelope) -> Ready:
         job = work.job

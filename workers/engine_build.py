@@ -86,6 +86,7 @@ class Worker:
             delay=settings.worker.outcome_delay,
         )
         self._transport = Transport(settings, secrets)
+        self._destinations = Destinations(settings)
         reach = Reach(settings.region)
         self.engine = Engine(
             Parts(
@@ -103,7 +104,7 @@ class Worker:
                 ),
                 writer=self._writer,
                 transport=self._transport,
-                destinations=Destinations(settings),
+                destinations=self._destinations,
                 composer=Composer(Keyring(secrets), derive(secret, "verp")),
                 executor=self._readers,
                 reachable=reach,
@@ -142,6 +143,7 @@ class Worker:
         await self._writer.stop()
         await self.heart.stop()
         await self._transport.close()
+        await self._destinations.close()
         await self._redis.aclose()
         self._sync.close()
         self._readers.shutdown(wait=False, cancel_futures=True)

@@ -13,6 +13,7 @@ from aiosmtplib.errors import SMTPException, SMTPResponseException
 from mailweir.contracts.policy import Auth
 from mailweir.plumbing.secrets import Secrets, SecretUnavailable
 from mailweir.plumbing.settings import SmtpSettings
+from workers.delivery import dane
 from workers.delivery.conversation import Handshake
 from workers.delivery.proxy import ProxyFailed, parse_proxy, through
 from workers.delivery.smtp import Dialogue, PipelinedProtocol, SessionLost, tls_trouble
@@ -166,6 +167,8 @@ async def dial(
                 client_context(to.tls, to.ca_file), to.hop.host, settings.helo
             )
             if answer.code == 220:
+                if to.tls is TlsMode.DANE:
+                    dane.check(protocol.session(), to.hop.tlsa or (), to.hop.host)
                 connection.tls = True
                 stage = "ehlo"
                 dialogue = await _hello(connection, to, settings)
@@ -291,7 +294,8 @@ def _wants_tls(to: Dial, dialogue: Dialogue) -> bool:
     if dialogue.supports_extension("starttls"):
         return True
     if to.tls is not TlsMode.OPPORTUNISTIC:
-        raise SessionLost("tls", f"STARTTLS is not offered and the policy says {to.tls.value}")
+        says = "the domain's MTA-STS policy" if to.hop.verified else "the policy"
+        raise SessionLost("tls", f"STARTTLS is not offered and {says} says {to.tls.value}")
     return False
 
 

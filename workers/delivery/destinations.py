@@ -1,17 +1,23 @@
-"""From a recipient's domain to the hops that take its mail (RFC 5321 5.1, RFC 7505)."""
+"""From a recipient's domain to the hops that take its mail (RFC 5321 5.1, RFC 7505), and how they must
+be encrypted (MTA-STS, RFC 8461; DANE, RFC 7672)."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
 
 from mailweir.contracts.policy import Policy, Source
 from mailweir.mail.providers import provider_of_domain, provider_of_mx, site_of
 from mailweir.plumbing.settings import Settings
-from workers.delivery.dns import DnsTrouble, Mx, NoSuchName, Resolver
-from workers.delivery.types import Destination, Hop
+from workers.delivery import dane
+from workers.delivery.dns import DnsTrouble, Found, Mx, NoSuchName, Resolver
+from workers.delivery.mta_sts import MtaSts
+from workers.delivery.sts_policy import StsPolicy
+from workers.delivery.types import Destination, Hop, Tlsa
 
 __all__ = ["Destinations", "DnsTrouble", "NoMail"]
 
@@ -29,14 +35,19 @@ class NoMail(Exception):
 
 
 class Destinations:
-    """Static MX map first, then DNS. Belongs to one event loop."""
+    """Static MX map first, then DNS. Belongs to one event loop; close it."""
 
     def __init__(
-        self, settings: Settings, policy: Policy | None = None, resolver: Resolver | None = None
+        self,
+        settings: Settings,
+        policy: Policy | None = None,
+        resolver: Resolver | None = None,
+        sts: MtaSts | None = None,
     ) -> None:
         self._settings = settings
         self._policy = policy or Policy()
-        self._resolver = resolver or Resolver(settings.dns)
+        self._resolver = resolver or Resolver(settings.dns, validated=settings.smtp.dane)
+        self._sts = sts or MtaSts(self._resolver, allow_private=settings.smtp.allow_private)
         self._map = {
             domain.lower().rstrip("."): _mapped(hosts, settings.smtp.port)
             for domain, hosts in settings.dns.mx_map.items()
@@ -54,15 +65,22 @@ class Destinations:
         mapped = self._map.get(domain) or self._map.get("*")
         if mapped:
             return Destination(mapped[0], _provider_by_name(domain), mapped[1])
-        hosts = await self._mx_hosts(domain)
+        (hosts, secure), sts = await asyncio.gather(self._mx_hosts(domain), self._wish(domain))
         provider = provider_of_mx(hosts, domain)
         known = self._policy.providers.get(provider)
-        hops = await self._hops(hosts, ipv6=known is None or known.ipv6)
+        hops = await self._hops(hosts, ipv6=known is None or known.ipv6, secure=secure)
         if not hops:
             if hosts == (domain,):
                 raise NoMail("556 5.1.2 the domain has neither an MX nor an address record")
             raise DnsTrouble(f"no MX host of {domain} has an address")
-        return Destination(site_of(hosts), provider, hops)
+        return Destination(site_of(hosts), provider, _enforced(domain, hops, sts))
+
+    async def close(self) -> None:
+        """Leave no policy fetch behind."""
+        await self._sts.close()
+
+    async def _wish(self, domain: str) -> StsPolicy | None:
+        return await self._sts.policy(domain) if self._settings.smtp.mta_sts else None
 
     def _relay(self, domain: str, source: Source) -> Destination:
         host = source.host or ""
@@ -70,34 +88,76 @@ class Destinations:
         hop = Hop(host, source.port, implicit_tls=source.port == 465, trusted=True)
         return Destination(f"{host}:{source.port}", provider, (hop,))
 
-    async def _mx_hosts(self, domain: str) -> tuple[str, ...]:
+    async def _mx_hosts(self, domain: str) -> tuple[tuple[str, ...], bool]:
+        """MX hosts by preference, and whether DNSSEC vouches for them."""
         try:
-            records = await self._resolver.mx(domain)
+            records, secure = await self._resolver.lookup("MX", domain)
         except NoSuchName:
             raise NoMail("556 5.1.2 the domain does not exist") from None
         if not records:
-            return (domain,)  # implicit MX (RFC 5321 5.1)
+            return (domain,), secure  # implicit MX (RFC 5321 5.1)
         if records[0].host == "":
             raise NoMail("556 5.1.10 the domain takes no mail (null MX, RFC 7505)")
-        return tuple(_shuffled(records))[: self._settings.smtp.max_mx]
+        return tuple(_shuffled(records))[: self._settings.smtp.max_mx], secure
 
-    async def _hops(self, hosts: Sequence[str], *, ipv6: bool) -> tuple[Hop, ...]:
+    async def _hops(self, hosts: Sequence[str], *, ipv6: bool, secure: bool) -> tuple[Hop, ...]:
         """The addresses of the hosts, in the hosts' order; a host whose lookup fails is left out while
         another answers."""
         port = self._settings.smtp.port
         hops: list[Hop] = []
         trouble: DnsTrouble | None = None
         for host in hosts:
+            known: list[Found] = []
             for kind in ("A", "AAAA") if ipv6 else ("A",):
                 try:
-                    found = await self._resolver.addresses(host, kind)
+                    known.append(await self._resolver.lookup(kind, host))
+                except NoSuchName:
+                    break
                 except DnsTrouble as error:
                     trouble = error
-                    continue
-                hops += [Hop(host, port, address) for address in found[:ADDRESSES]]
+            validated = secure and any(found.records and found.secure for found in known)
+            try:
+                tlsa = await self._tlsa(host, port) if validated else None
+            except DnsTrouble as error:
+                trouble = error  # RFC 7672 2.1.2: whoever hides the records wins no plain text
+                continue
+            hops += [
+                Hop(host, port, address, tlsa=tlsa)
+                for found in known
+                for address in found.records[:ADDRESSES]
+            ]
         if not hops and trouble is not None:
             raise trouble
         return tuple(hops[: self._settings.smtp.max_mx])
+
+    async def _tlsa(self, host: str, port: int) -> tuple[Tlsa, ...] | None:
+        """The usable TLSA records of a host, empty where it has only others; None: DANE does not apply
+        (RFC 7672 2.2). Asked at the host's own name: an MX host is no alias (RFC 5321 5.1)."""
+        if not self._settings.smtp.dane:
+            return None
+        try:
+            found = await self._resolver.lookup("TLSA", f"_{port}._tcp.{host}")
+        except NoSuchName:
+            return None
+        if not (found.secure and found.records):
+            return None
+        return tuple(sorted(record for record in found.records if dane.usable(record)))
+
+
+def _enforced(domain: str, hops: tuple[Hop, ...], sts: StsPolicy | None) -> tuple[Hop, ...]:
+    """The hops an enforced MTA-STS policy leaves, marked; those with TLSA records answer to these
+    (RFC 8461 2). Raises :class:`DnsTrouble` where none is left: an MX record it does not name may be
+    forged."""
+    if sts is None or sts.mode != "enforce":
+        return hops
+    left = tuple(
+        hop if hop.tlsa is not None else replace(hop, verified=True)
+        for hop in hops
+        if hop.tlsa is not None or sts.allows(hop.host)
+    )
+    if not left:
+        raise DnsTrouble(f"no MX host of {domain} is named by its MTA-STS policy")
+    return left
 
 
 @lru_cache(maxsize=50_000)

@@ -1,21 +1,23 @@
-"""MX and address lookups with a cache: TTLs clamped, failures remembered briefly, one query at a time
-per name. dnspython's asyncio resolver underneath; the operator is best served by a local resolver.
+"""MX, address, TXT and TLSA lookups with a cache: TTLs clamped, failures remembered briefly, one query
+at a time per name. dnspython's asyncio resolver underneath; the operator is best served by a local resolver.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import dns.asyncresolver
 import dns.exception
+import dns.flags
 import dns.name
 import dns.resolver
 
 from mailweir.plumbing.settings import DnsSettings
+from workers.delivery.types import Tlsa
 
 CACHE_SIZE = 50_000  # names kept; the oldest entries go first
 MAX_CNAMES = 8  # dnspython follows chains itself; a longer one is its failure, ours to report
@@ -37,13 +39,18 @@ class Mx:
     host: str  # lower case, no trailing dot
 
 
-Fetch = Callable[[], Awaitable[tuple[Any, float]]]
+class Found(NamedTuple):
+    """Records of one name and kind; ``secure``: the resolver says DNSSEC vouches for them (AD bit),
+    also for there being none."""
+
+    records: tuple[Any, ...] = ()
+    secure: bool = False
 
 
 class Resolver:
-    """Belongs to one event loop."""
+    """Belongs to one event loop. ``validated`` asks the resolver which answers DNSSEC vouches for."""
 
-    def __init__(self, settings: DnsSettings) -> None:
+    def __init__(self, settings: DnsSettings, *, validated: bool = False) -> None:
         self._settings = settings
         if settings.nameservers:
             self._resolver = dns.asyncresolver.Resolver(configure=False)
@@ -53,6 +60,10 @@ class Resolver:
             self._resolver = dns.asyncresolver.Resolver()
         self._resolver.timeout = settings.timeout
         self._resolver.lifetime = settings.lifetime
+        if validated:
+            # RFC 6840 5.7: AD in the question asks for AD in the answer, without signatures
+            self._resolver.flags = dns.flags.RD | dns.flags.AD
+            self._resolver.use_edns(0, 0, 1232)
         self._cache: dict[tuple[str, str], tuple[float, Any]] = {}  # -> (until, value or error)
         self._flights: dict[tuple[str, str], asyncio.Task[Any]] = {}
 
@@ -61,18 +72,28 @@ class Resolver:
 
         Raises :class:`NoSuchName`, :class:`DnsTrouble`.
         """
-        records: tuple[Mx, ...] = await self._cached("MX", domain)
-        return records
+        return (await self.lookup("MX", domain)).records
 
     async def addresses(self, host: str, kind: str) -> tuple[str, ...]:
         """``A`` or ``AAAA`` addresses; empty where there are none. Raises :class:`DnsTrouble`."""
         try:
-            found: tuple[str, ...] = await self._cached(kind, host)
+            return (await self.lookup(kind, host)).records
         except NoSuchName:
             return ()
-        return found
 
-    async def _cached(self, kind: str, name: str) -> Any:
+    async def texts(self, name: str) -> tuple[str, ...]:
+        """TXT records, their strings joined; empty where there are none. Raises :class:`DnsTrouble`."""
+        try:
+            return (await self.lookup("TXT", name)).records
+        except NoSuchName:
+            return ()
+
+    async def lookup(self, kind: str, name: str) -> Found:
+        """Records of a kind: ``MX`` as :class:`Mx` by preference, ``TLSA`` as
+        :class:`~workers.delivery.types.Tlsa`, others as text.
+
+        Raises :class:`NoSuchName`, :class:`DnsTrouble`.
+        """
         key = (kind, name)
         known = self._cache.get(key)
         if known is not None and known[0] > time.monotonic():
@@ -93,10 +114,11 @@ class Resolver:
         try:
             answer = await self._resolver.resolve(name, kind, raise_on_no_answer=False)
             if answer.rrset is None:
-                value = ()
+                records: tuple[Any, ...] = ()
             else:
                 keep = min(max(float(answer.rrset.ttl), settings.min_ttl), settings.max_ttl)
-                value = _mx(answer) if kind == "MX" else tuple(str(r.address) for r in answer)
+                records = _READ[kind](answer)
+            value = Found(records, bool(answer.response.flags & dns.flags.AD))
         except dns.resolver.NXDOMAIN:
             value = NoSuchName(f"{name} does not exist")
         except (dns.exception.DNSException, OSError, UnicodeError) as error:
@@ -108,7 +130,7 @@ class Resolver:
         return value
 
 
-def _value(value: Any) -> Any:
+def _value(value: Found | Exception) -> Found:
     if isinstance(value, Exception):
         raise type(value)(*value.args)
     return value
@@ -124,6 +146,23 @@ def _mx(answer: dns.resolver.Answer) -> tuple[Mx, ...]:
     else:
         records = [Mx(r.preference, "" if r.host in (".", "@") else r.host) for r in records]
     return tuple(sorted(records, key=lambda r: r.preference))
+
+
+def _addresses(answer: dns.resolver.Answer) -> tuple[str, ...]:
+    return tuple(str(record.address) for record in answer)
+
+
+def _texts(answer: dns.resolver.Answer) -> tuple[str, ...]:
+    return tuple(b"".join(record.strings).decode("utf-8", "replace") for record in answer)
+
+
+def _tlsa(answer: dns.resolver.Answer) -> tuple[Tlsa, ...]:
+    return tuple(Tlsa(r.usage, r.selector, r.mtype, bytes(r.cert)) for r in answer)
+
+
+_READ: dict[str, Callable[[dns.resolver.Answer], tuple[Any, ...]]] = {
+    "MX": _mx, "A": _addresses, "AAAA": _addresses, "TXT": _texts, "TLSA": _tlsa,
+}  # fmt: skip
 
 
 def _server(text: str) -> tuple[str, int]:

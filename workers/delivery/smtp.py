@@ -144,6 +144,13 @@ class PipelinedProtocol(SMTPProtocol):
             and not (self._owed or self._replies or self._reader.pending)
         )
 
+    def session(self) -> ssl.SSLObject:
+        """The TLS session, for looking at its certificates. Raises :class:`SessionLost` without one."""
+        found = self.transport.get_extra_info("ssl_object") if self.transport else None
+        if found is None:
+            raise SessionLost("tls", "the session is not encrypted")
+        return cast(ssl.SSLObject, found)
+
     # --- writing ----------------------------------------------------------------------------
     def send(self, data: bytes) -> None:
         """Hand bytes to the transport. Raises :class:`SessionLost`."""

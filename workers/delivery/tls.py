@@ -11,7 +11,8 @@ from workers.delivery.types import TlsMode
 
 def client_context(mode: TlsMode, ca_file: str | None) -> ssl.SSLContext:
     """The context of a policy. Only ``verified`` checks certificate and host name; the others encrypt
-    against listeners (RFC 7435), which most MX certificates allow no more than.
+    against listeners (RFC 7435), which most MX certificates allow no more than; under ``dane`` TLSA
+    records are matched after the handshake.
 
     A CA file is read again when it changes. Raises :class:`OSError` or :class:`ssl.SSLError` for one
     that cannot be used.

@@ -353,7 +353,7 @@ class Transport:
         return Dial(
             source=source.name,
             hop=hop,
-            tls=work.tls,
+            tls=hop.tls(work.tls),
             ca_file=source.tls.ca_file if source.tls else None,
             bind=source.ip,
             ehlo=source.ehlo or self._settings.hostname or machine_name(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 # RFC 5321 4.1.2 without quoted local parts: nothing here can end or split an SMTP command (S2).
 _PATH = re.compile(r"[^\x00-\x20\x7f<>]{0,512}")
@@ -17,6 +18,16 @@ class TlsMode(StrEnum):
     OPPORTUNISTIC = "opportunistic"  # encrypted where it works, plain text where not (RFC 7435)
     REQUIRED = "required"  # encrypted or not at all; the certificate is not checked
     VERIFIED = "verified"  # encrypted, and the certificate names the host we dialled
+    DANE = "dane"  # encrypted, and a TLSA record vouches for the certificate; asked for by DNS only
+
+
+class Tlsa(NamedTuple):
+    """One TLSA record (RFC 6698 2.1)."""
+
+    usage: int
+    selector: int
+    matching: int
+    data: bytes
 
 
 @dataclass(slots=True)
@@ -67,6 +78,18 @@ class Hop:
     address: str | None = None  # IP; None: the system resolves ``host``
     implicit_tls: bool = False  # TLS from the first byte (port 465)
     trusted: bool = False  # named by the operator (MX map, relay): may be a private address
+    verified: bool = False  # the domain's MTA-STS policy is enforced for this host (RFC 8461)
+    tlsa: tuple[Tlsa, ...] | None = None  # usable DANE records; empty: there are only unusable ones
+
+    def tls(self, policy: TlsMode) -> TlsMode:
+        """How a connection to this host is encrypted where ours says ``policy``. DANE comes before
+        MTA-STS (RFC 8461 2), both before us: what a domain demands is never less than we ask for,
+        and where a TLSA record vouches for a host no public CA need do so too."""
+        if self.tlsa:
+            return TlsMode.DANE
+        if self.verified or policy is TlsMode.VERIFIED:
+            return TlsMode.VERIFIED
+        return policy if self.tlsa is None else TlsMode.REQUIRED  # RFC 7672 2.2, unusable records
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +99,16 @@ class Destination:
     site: str
     provider: str
     hosts: tuple[Hop, ...]
+
+    @property
+    def demands(self) -> frozenset[tuple[str, bool, tuple[Tlsa, ...] | None]]:
+        """What the domain demands of our TLS. Domains of one site may differ in it (MTA-STS is a
+        domain's own), and mail of one must never go by the demands of another."""
+        return frozenset(
+            (hop.host, hop.verified, hop.tlsa)
+            for hop in self.hosts
+            if hop.verified or hop.tlsa is not None
+        )
 
 
 @dataclass(frozen=True, slots=True)
