@@ -24,11 +24,11 @@ from tests.services.postfix import SmtpSink
 PATIENCE = 40.0
 
 
-def wait_for(what: Callable[[], object], why: str) -> None:
+def wait_for(what: Callable[[], object], why: str, seen: Callable[[], object] = str) -> None:
     end = time.monotonic() + PATIENCE
     while not what():
-        assert time.monotonic() < end, f"not within {PATIENCE:g} s: {why}"
-        time.sleep(0.02)
+        assert time.monotonic() < end, f"not within {PATIENCE:g} s: {why}; {seen()}"
+        time.sleep(0.05)
 
 
 class Fleet:
@@ -50,6 +50,7 @@ class Fleet:
             ],
             env={
                 **os.environ,
+                "PYTHONFAULTHANDLER": "1",
                 "CELERY_CUSTOM_WORKER_POOL": "workers.pool:TaskPool",
                 "MAILWEIR_DATA": str(settings.data),
                 "MAILWEIR_REDIS__URL": settings.redis.url.get_secret_value(),
@@ -74,7 +75,12 @@ class Fleet:
         for process in self.processes:
             if process.poll() is None:
                 process.terminate()
-                process.wait(40)
+                try:
+                    process.wait(40)
+                except subprocess.TimeoutExpired:
+                    process.send_signal(signal.SIGABRT)  # every thread's stack into its log
+                    process.wait(10)
+                    raise
 
 
 @pytest.fixture
@@ -93,7 +99,7 @@ def test_published_chunks_are_delivered_once(fleet: Fleet) -> None:
     ids = rig.accept([f"u{i}@sink.example" for i in range(500)])
     publisher = Publisher(rig.settings)
     publisher.publish(rig.settle())
-    wait_for(lambda: rig.states(ids) == {State.SENT: 500}, "all sent")
+    wait_for(lambda: rig.states(ids) == {State.SENT: 500}, "all sent", lambda: rig.states(ids))
     attempts = rig.attempts()
     assert len(attempts) == 500
     assert {a["number"] for a in attempts} == {1}
@@ -120,6 +126,6 @@ def test_a_warm_stop_in_the_middle_loses_no_job(fleet: Fleet) -> None:
     fleet.processes.clear()
     fleet.start()
     publisher.publish(rig.settle())
-    wait_for(lambda: rig.states(ids) == {State.SENT: 2000}, "the next worker sent the rest")
+    wait_for(lambda: rig.states(ids) == {State.SENT: 2000}, "all sent", lambda: rig.states(ids))
     assert len(rig.attempts()) == 2000
     publisher.close()
