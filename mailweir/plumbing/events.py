@@ -303,7 +303,10 @@ class Listener:
                 else:
                     rows = conn.execute(select(*_FEEDBACK_COLUMNS).where(feedback.c.id.in_(some)))
                     news.feedback.extend(
-                        FeedbackRow(*tuple(row)[:5], _decode_feedback(row[5])) for row in rows
+                        FeedbackRow(
+                            row[0], row[1], row[2], row[3], row[4], _decode_feedback(row[5])
+                        )
+                        for row in rows
                     )
 
 

@@ -1,4 +1,4 @@
-"""Judging shares from few observations: Beta posterior tails, Wilson bounds, CUSUM. No SciPy, no I/O."""
+"""Judging shares from few observations: Beta posterior tails, CUSUM. No SciPy, no I/O."""
 
 from __future__ import annotations
 
@@ -54,16 +54,6 @@ def upper(k: float, n: float, prior: tuple[float, float], z: float = 0.84) -> fl
     total = a + b
     mean = a / total
     return min(1.0, mean + z * math.sqrt(mean * (1.0 - mean) / (total + 1.0)))
-
-
-def wilson(k: float, n: float, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a share (1927); (0, 1) without trials."""
-    if n <= 0:
-        return 0.0, 1.0
-    share, z2 = k / n, z * z
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def cusum_steps(p0: float, p1: float) -> tuple[float, float]:

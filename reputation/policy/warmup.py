@@ -23,17 +23,6 @@ IDLE_DECAY_DAYS = 7
 IDLE_COLD_DAYS = 30
 MIN_GROWTH, MAX_GROWTH = 0.10, 0.30
 
-# deliverability 7: start per provider where a mailbox provider is known to be stricter, and growth
-STARTS = {"tonline": 20, "qq": 20, "netease": 20}
-GROWTHS = {
-    "outlook": 0.10,
-    "m365": 0.15,
-    "tonline": 0.10,
-    "mailru": 0.10,
-    "qq": 0.10,
-    "netease": 0.10,
-}
-
 
 class Plan(msgspec.Struct, frozen=True):
     """The curve of one provider: jobs on day one, growth a day, largest step, cap above which it is warm."""

@@ -182,8 +182,9 @@ def test_complaints_reach_the_path_that_sent(redis_clean: redis.Redis, database:
     m = manager(redis_clean, database, hand)
     sent = rows(1000, hand.time, source="s1")
     write(database, attempts, sent)
+    base = new_id()
     events = [
-        feedback_row(complaint(int(str(r["job_id"])), f"c{i}"), id=new_id() + i)
+        feedback_row(complaint(int(str(r["job_id"])), f"c{i}"), id=base + i)
         for i, r in enumerate(sent[:10])
     ]
     announce(redis_clean, FEEDBACK, write(database, feedback, events))

@@ -91,7 +91,8 @@ def test_complaint_while_5000_jobs_wait_stops_them_all(
     client: redis.Redis, database: Database, running: SuppressionListener
 ) -> None:
     """R22: whoever asks a second later is told no, however many jobs of that address wait."""
-    waiting = [job_row("angry@example.com", state="due", id=new_id() + i) for i in range(5000)]
+    base = new_id()
+    waiting = [job_row("angry@example.com", state="due", id=base + i) for i in range(5000)]
     write(database, jobs, waiting)
     ids = write(database, feedback, [feedback_row(complaint(waiting[0]["id"]))])
     announce(client, FEEDBACK, ids)
@@ -242,14 +243,14 @@ def test_directory_outage_keeps_bounces_pending(client: redis.Redis, database: D
     clock = Clock()
     now = clock.now()
     listener = SuppressionListener(client, database, SECRET, clock)
-    people = [job_row(f"p{i}@gmail.com", id=new_id() + i) for i in range(600)]
+    base = new_id()
+    people = [job_row(f"p{i}@gmail.com", id=base + i) for i in range(600)]
     write(database, jobs, people)
     calm = [
-        attempt_row(job["id"], id=new_id() + i, at=now - 700 + i)
-        for i, job in enumerate(people[:300])
+        attempt_row(job["id"], id=base + i, at=now - 700 + i) for i, job in enumerate(people[:300])
     ]
     storm = [
-        attempt_row(job["id"], id=new_id() + i, at=now - 60 + i * 0.1, **HARD)
+        attempt_row(job["id"], id=base + 300 + i, at=now - 60 + i * 0.1, **HARD)
         for i, job in enumerate(people[300:])
     ]
     write(database, attempts, calm + storm)

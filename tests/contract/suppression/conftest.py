@@ -1,4 +1,4 @@
-"""The list over SQLite (and PostgreSQL where its fixture is), beside a real Redis with an epoch."""
+"""The list over SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from mailweir.plumbing.database import Database
+from mailweir.plumbing.database import Database, migrate
 from tests.contract.suppression import rows
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """A migrated database of its own."""
-    yield from rows.sqlite(tmp_path)
+    if request.param == "sqlite":
+        yield from rows.sqlite(tmp_path)
+        return
+    database = Database(request.getfixturevalue("postgres_new")())
+    migrate(database)
+    yield database
+    database.close()

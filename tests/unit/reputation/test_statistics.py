@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reputation.policy.statistics import beta_below, cusum, cusum_steps, exceeds, upper, wilson
+from reputation.policy.statistics import beta_below, cusum, cusum_steps, exceeds, upper
 
 
 @pytest.mark.parametrize(
@@ -34,16 +34,6 @@ def test_beta_is_the_binomial_tail(a: int, b: int, x: float) -> None:
     n = a + b - 1
     tail = sum(math.comb(n, j) * x**j * (1 - x) ** (n - j) for j in range(a, n + 1))
     assert beta_below(a, b, x) == pytest.approx(tail, abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("k", "n", "low", "high"),
-    [(2, 100, 0.0055, 0.070), (20, 1000, 0.013, 0.031), (0, 50, 0.0, 0.071)],
-)
-def test_wilson(k: int, n: int, low: float, high: float) -> None:
-    found = wilson(k, n)
-    assert found[0] == pytest.approx(low, abs=6e-4)
-    assert found[1] == pytest.approx(high, abs=6e-4)
 
 
 @given(st.integers(0, 500), st.integers(0, 500), st.floats(0.001, 0.5))
