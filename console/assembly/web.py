@@ -21,6 +21,7 @@ from producer.doors.http import HttpDeps
 from producer.doors.http import routes as submission_routes
 from producer.reception import open_reception
 from producer.templates import Templates
+from reputation.intake.opening import webhook_routes
 from suppression.unsubscribe import routes as unsubscribe_routes
 
 
@@ -38,6 +39,7 @@ def web_parts(settings: Settings, clock: Clock, stack: ExitStack) -> tuple[list[
     pages = Pages(reader, Operator(database, clock), Sessions(derive(secret, "console"), password))
     return [
         Part([*submission_routes(door)], acceptor.close),
+        Part([*webhook_routes(settings, clock, database, spool, client)]),
         Part(unsubscribe_routes(client, database, secret, clock)),
         Part(pages.routes()),
     ], database

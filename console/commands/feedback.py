@@ -82,6 +82,23 @@ def webhook_command(
     _print(taken.events, output)
 
 
+def path_command(
+    provider: Annotated[str, typer.Argument(help="ses, sendgrid, mailgun, postmark, ...")],
+    tenant: Annotated[str, typer.Argument(help="Tenant whose events come there.")] = "default",
+) -> None:
+    """Print the URL a relay is to post a tenant's events to; nobody can guess it."""
+    from console.opening import opened
+    from reputation.intake.opening import webhook_path
+    from reputation.intake.providers import UnknownProvider
+
+    with opened() as (settings, _):
+        try:
+            path = webhook_path(settings, provider, tenant)
+        except UnknownProvider as error:
+            fail(str(error), Exit.USAGE)
+    sys.stdout.write(f"{settings.web.public_url.rstrip('/')}{path}\n")
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     feedback = typer.Typer(
@@ -89,4 +106,5 @@ def register(app: typer.Typer) -> None:
     )
     feedback.command("parse")(parse_command)
     feedback.command("webhook")(webhook_command)
+    feedback.command("webhook-path")(path_command)
     app.add_typer(feedback, name="feedback")
