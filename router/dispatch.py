@@ -76,6 +76,7 @@ class Tally:
     held: int = 0
     ended: int = 0
     by_queue: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    wanted: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # room or not
     # jobs that had waited for a throttle before, and all that were claimed
     throttled_by_lane: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     claimed_by_lane: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -238,6 +239,7 @@ class Dispatcher:
         ids = iter(new_ids(2 * len(decided)))
         for job, decision, context in decided:
             if isinstance(decision, Routed):
+                tally.wanted[decision.queue] += 1
                 if tally.by_queue[decision.queue] >= room(decision.queue):
                     continue  # stays as it was; the next batch has room again
                 tally.by_queue[decision.queue] += 1

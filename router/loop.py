@@ -18,7 +18,7 @@ from router.dispatch import Dispatcher, Inputs
 from router.lanes import LaneShares
 from router.policy.fairness import plan
 from router.reconciler import Reconciler
-from router.window import Windows
+from router.window import Mix, Windows
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +51,7 @@ class Loop:
         self._settings = settings
         self._queues = tuple(queues)
         self._shares = {bucket: LaneShares(settings.window_max) for bucket in buckets}
+        self._mixes = {bucket: Mix() for bucket in buckets}
         self._idle = settings.idle if Bucket.TRANSACTIONAL in self._buckets else settings.idle_bulk
 
     def run(self, stopped: Callable[[], bool]) -> None:
@@ -80,7 +81,7 @@ class Loop:
         queues = tuple(q for q in self._queues if keys.queue_bucket(q) is bucket)
         sizes = self._windows.sizes(queues)
         room = {queue: max(0, sizes[queue] - waiting.get(queue, 0)) for queue in queues}
-        total = min(self._settings.batch, sum(room.values()))
+        total = min(self._settings.batch, self._mixes[bucket].fits(room))
         if total <= 0:
             return 0
         now = self._clock.now()
@@ -92,6 +93,7 @@ class Loop:
             return 0
         tally = self._dispatcher.batch(bucket, picks, inputs, lambda queue: room.get(queue, 0))
         self._shares[bucket].learn(tally.claimed_by_lane, tally.throttled_by_lane)
+        self._mixes[bucket].learn(tally.wanted)
         return tally.dispatched + tally.held + tally.ended
 
     def _plan(

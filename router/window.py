@@ -7,6 +7,7 @@ count finished jobs per queue and ten-second slot in Redis; without Redis the sm
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import redis
 from redis.exceptions import RedisError
@@ -14,6 +15,9 @@ from redis.exceptions import RedisError
 from mailweir.plumbing import keys
 
 SLOT = 10.0  # real seconds, as workers count
+NEWEST = 0.2  # share of the newest batch in what is known of the mix
+RARE = 0.01  # a queue with a smaller share of the jobs does not bind
+PROBE = 10  # jobs looked at while the mix says that there is no room: it may have changed
 
 
 def size(finished: float, smallest: int, largest: int) -> int:
@@ -27,6 +31,33 @@ def finished_lately(slots: dict[int, int], now: float) -> float:
     share = (now % SLOT) / SLOT
     running, before = slots.get(slot, 0), slots.get(slot - 1, 0)
     return running + before * (1 - share)
+
+
+class Mix:
+    """Which queues a bucket's jobs go to, learnt from its batches: a job claimed and decided for a queue
+    without room was work for nothing."""
+
+    def __init__(self) -> None:
+        self._shares: dict[str, float] = {}
+
+    def fits(self, room: Mapping[str, int]) -> int:
+        """Jobs to claim so that few are decided for a queue that has no room."""
+        total = sum(room.values())
+        fit = min(
+            (room.get(q, 0) / share for q, share in self._shares.items() if share >= RARE),
+            default=total,
+        )
+        return min(total, max(PROBE, int(fit)))
+
+    def learn(self, wanted: Mapping[str, int]) -> None:
+        """After a batch: jobs by the queue they were decided for, with room or without."""
+        total = sum(wanted.values())
+        if not total:
+            return
+        newest = NEWEST if self._shares else 1.0
+        for queue in {*self._shares, *wanted}:
+            before = self._shares.get(queue, 0.0)
+            self._shares[queue] = before + newest * (wanted.get(queue, 0) / total - before)
 
 
 class Windows:
