@@ -1,0 +1,1 @@
+"""Speed, judged by ratio against peers in the same run; each module is a command (``python -m``)."""

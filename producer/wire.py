@@ -17,7 +17,15 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 import msgspec
 
 from mailweir.contracts.job import Accepted
-from mailweir.contracts.submit import BatchResult, Problem, SubmitRequest, TemplateStored
+from mailweir.contracts.submit import (
+    BatchResult,
+    Cancelled,
+    JobView,
+    MessageView,
+    Problem,
+    SubmitRequest,
+    TemplateStored,
+)
 
 from . import errors
 from .message import Message, Template, template_data, to_request
@@ -39,40 +47,6 @@ class Call(NamedTuple):
     path: str
     body: bytes = b""
     headers: Mapping[str, str] = {}
-
-
-class JobView(msgspec.Struct, omit_defaults=True):
-    """A job as the server shows it. Times in Unix seconds."""
-
-    id: str
-    message_id: str
-    recipient: str
-    state: str
-    bucket: str
-    priority: int
-    attempts: int
-    accepted_at: float
-    due_at: float | None = None
-    expires_at: float | None = None
-    reason: str | None = None
-    campaign: str | None = None
-    tags: tuple[str, ...] = ()
-    metadata: dict[str, str] = {}
-
-
-class MessageView(msgspec.Struct):
-    """A message with its jobs and how many are in each state."""
-
-    id: str
-    states: dict[str, int]
-    jobs: list[JobView]
-
-
-class Cancelled(msgspec.Struct):
-    """How many jobs were taken back in time."""
-
-    id: str
-    cancelled: int
 
 
 class _Results(msgspec.Struct):

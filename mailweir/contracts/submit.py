@@ -109,6 +109,40 @@ class BatchResult(msgspec.Struct, frozen=True, omit_defaults=True):
     problem: Problem | None = None
 
 
+class JobView(msgspec.Struct, omit_defaults=True):
+    """A job as its tenant sees it. Times in Unix seconds."""
+
+    id: str
+    message_id: str
+    recipient: str
+    state: str
+    bucket: str
+    priority: int
+    attempts: int
+    accepted_at: float
+    due_at: float | None = None
+    expires_at: float | None = None
+    reason: str | None = None
+    campaign: str | None = None
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, str] = {}
+
+
+class MessageView(msgspec.Struct):
+    """A message with its jobs and how many are in each state."""
+
+    id: str
+    states: dict[str, int]
+    jobs: list[JobView]
+
+
+class Cancelled(msgspec.Struct):
+    """How many jobs were taken back in time."""
+
+    id: str
+    cancelled: int
+
+
 class Published(msgspec.Struct, frozen=True):
     """A message in the ingress queue: published, not yet accepted.
 

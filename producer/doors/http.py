@@ -23,7 +23,15 @@ from starlette.routing import Route
 from mailweir.contracts.credential import ApiKey
 from mailweir.contracts.ids import InvalidId, format_id, new_id, parse_id
 from mailweir.contracts.job import Job
-from mailweir.contracts.submit import BatchResult, Problem, SubmitRequest, TemplateData
+from mailweir.contracts.submit import (
+    BatchResult,
+    Cancelled,
+    JobView,
+    MessageView,
+    Problem,
+    SubmitRequest,
+    TemplateData,
+)
 from mailweir.plumbing.apikeys import AuthFailed, KeyRing
 from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.database import DatabaseUnavailable
@@ -67,40 +75,6 @@ class _NotFound(Refusal):
     status = 404
     code = "not_found"
     title = "Not found"
-
-
-class JobView(msgspec.Struct, omit_defaults=True):
-    """A job as its tenant sees it. Times in Unix seconds."""
-
-    id: str
-    message_id: str
-    recipient: str
-    state: str
-    bucket: str
-    priority: int
-    attempts: int
-    accepted_at: float
-    due_at: float | None = None
-    expires_at: float | None = None
-    reason: str | None = None
-    campaign: str | None = None
-    tags: tuple[str, ...] = ()
-    metadata: dict[str, str] = {}
-
-
-class MessageView(msgspec.Struct):
-    """A message with its jobs."""
-
-    id: str
-    states: dict[str, int]
-    jobs: list[JobView]
-
-
-class Cancelled(msgspec.Struct):
-    """How many jobs were taken back in time."""
-
-    id: str
-    cancelled: int
 
 
 def routes(deps: HttpDeps) -> list[Route]:

@@ -1,0 +1,1 @@
+"""Evidence to judgement, pure: counters, scores, states, warmup, weights. ``now`` is an argument."""

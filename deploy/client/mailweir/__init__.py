@@ -5,6 +5,7 @@ for services that share the Celery broker.
 """
 
 from mailweir.contracts.job import Accepted, JobStatus
+from mailweir.contracts.submit import Cancelled, JobView, MessageView
 from mailweir.producer.aclient import AsyncClient
 from mailweir.producer.client import Client
 from mailweir.producer.errors import (
@@ -21,7 +22,7 @@ from mailweir.producer.errors import (
     ValidationError,
 )
 from mailweir.producer.message import Address, Attachment, Message, Template
-from mailweir.producer.wire import Cancelled, ItemResult, JobView, MessageView
+from mailweir.producer.wire import ItemResult
 
 __all__ = [
     "Accepted",
