@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from mailweir.contracts.job import Accepted
-from mailweir.contracts.submit import TemplateStored
+from mailweir.contracts.submit import Cancelled, JobView, MessageView, TemplateStored
 
 from . import wire
 from .client import Answer
@@ -64,15 +64,15 @@ class AsyncClient:
         """Store a template once; its id stands for it in messages."""
         return wire.read_template(*await self._call(wire.store_template(template)))
 
-    async def get(self, message_id: str) -> wire.MessageView:
+    async def get(self, message_id: str) -> MessageView:
         """A message with its jobs and their states."""
         return wire.read_message(*await self._call(wire.get_message(message_id)))
 
-    async def get_job(self, job_id: str) -> wire.JobView:
+    async def get_job(self, job_id: str) -> JobView:
         """One job."""
         return wire.read_job(*await self._call(wire.get_job(job_id)))
 
-    async def cancel(self, message_id: str) -> wire.Cancelled:
+    async def cancel(self, message_id: str) -> Cancelled:
         """Take back what no worker has taken yet."""
         return wire.read_cancelled(*await self._call(wire.cancel(message_id)))
 

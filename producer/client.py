@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 
 from mailweir.contracts.job import Accepted
-from mailweir.contracts.submit import TemplateStored
+from mailweir.contracts.submit import Cancelled, JobView, MessageView, TemplateStored
 
 from . import wire
 from .message import Message, Template
@@ -81,15 +81,15 @@ class Client:
         """Store a template once; its id stands for it in messages."""
         return wire.read_template(*self._call(wire.store_template(template)))
 
-    def get(self, message_id: str) -> wire.MessageView:
+    def get(self, message_id: str) -> MessageView:
         """A message with its jobs and their states."""
         return wire.read_message(*self._call(wire.get_message(message_id)))
 
-    def get_job(self, job_id: str) -> wire.JobView:
+    def get_job(self, job_id: str) -> JobView:
         """One job."""
         return wire.read_job(*self._call(wire.get_job(job_id)))
 
-    def cancel(self, message_id: str) -> wire.Cancelled:
+    def cancel(self, message_id: str) -> Cancelled:
         """Take back what no worker has taken yet."""
         return wire.read_cancelled(*self._call(wire.cancel(message_id)))
 
