@@ -10,6 +10,6 @@ _HERE = Path(__file__).parent / "services"
 # one file per real server, each bringing fixtures of its own
 pytest_plugins = [
     f"tests.services.{name}"
-    for name in ("redis", "postgres", "rabbitmq", "postfix")
+    for name in ("redis", "postgres", "rabbitmq", "postfix", "exim", "opensmtpd", "opendkim")
     if importlib.util.find_spec(f"tests.services.{name}") is not None
 ]

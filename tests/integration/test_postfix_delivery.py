@@ -11,6 +11,7 @@ import pytest
 
 from mailweir.contracts.ids import format_id
 from mailweir.contracts.policy import Auth, Provider, Source, Tls
+from tests.services.mailbox import body_of
 from tests.services.postfix import PASSWORD, USER, Postfix, SmtpSink
 from tests.unit.delivery.scripted import Scripted
 from tests.unit.delivery.sending import Sender, hop, mail, mails
@@ -33,11 +34,6 @@ BODIES = {
 }
 
 
-def stored_body(raw: bytes) -> bytes:
-    """The body Postfix stored, with the line ends it had on the wire."""
-    return raw.split(b"\n\n", 1)[1].replace(b"\n", b"\r\n")
-
-
 @pytest.mark.parametrize("chunking", [True, False], ids=["BDAT", "DATA"])
 @pytest.mark.parametrize("name", BODIES)
 async def test_bytes_arrive_as_signed(postfix: Postfix, name: str, chunking: bool) -> None:
@@ -51,7 +47,7 @@ async def test_bytes_arrive_as_signed(postfix: Postfix, name: str, chunking: boo
     assert ("BDAT" in result.conversation) == chunking
     assert f"ENVID={format_id(1)}" in result.conversation
     (raw,) = postfix.arrived()
-    assert stored_body(raw) == body
+    assert body_of(raw) == body
     if name != "empty":
         assert verified(raw.replace(b"\n", b"\r\n")) == [True, True]
 

@@ -20,11 +20,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.services.mailbox import Maildir
 from tests.services.needs import free_port, missing
 
 USER, PASSWORD = "mailer", "pass word ü"
@@ -109,7 +110,9 @@ class Postfix:
     ca_file: Path
     auth: AuthServer
     relay_port: int  # mail for out.test goes to 127.0.0.1 at this port
-    _seen: set[Path] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.inbox = Maildir(self.folder / "mail" / "inbox", lambda: self.log)
 
     @property
     def log(self) -> str:
@@ -118,15 +121,7 @@ class Postfix:
 
     def arrived(self, count: int = 1, within: float = 20.0) -> list[bytes]:
         """The next ``count`` mails of the mailbox, as Postfix stored them (LF line ends)."""
-        inbox = self.folder / "mail" / "inbox" / "new"
-        until = time.monotonic() + within
-        while time.monotonic() < until:
-            new = [p for p in sorted(inbox.glob("*")) if p not in self._seen]
-            if len(new) >= count:
-                self._seen.update(new)
-                return [p.read_bytes() for p in new]
-            time.sleep(0.02)  # another program writes there; there is no signal to wait for
-        raise AssertionError(f"{count} mails did not arrive; log:\n{self.log[-3000:]}")
+        return self.inbox.arrived(count, within)
 
 
 MAIN_CF = """
@@ -200,7 +195,7 @@ postlog unix-dgram n - n - 1 postlogd
 """
 
 
-def _certificate(folder: Path) -> None:
+def make_certificate(folder: Path) -> None:
     """A self-signed certificate for ``localhost``: it is its own CA file."""
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30",
@@ -210,7 +205,7 @@ def _certificate(folder: Path) -> None:
     )  # fmt: skip
 
 
-def _wait_for(port: int, what: str) -> None:
+def wait_for(port: int, what: str) -> None:
     until = time.monotonic() + 15
     while time.monotonic() < until:
         try:
@@ -237,7 +232,7 @@ def postfix() -> Iterator[Postfix]:
     nobody = pwd.getpwnam("nobody")
     os.chown(folder / "mail", nobody.pw_uid, nobody.pw_gid)
     os.chown(folder / "data", pwd.getpwnam("postfix").pw_uid, -1)
-    _certificate(folder)
+    make_certificate(folder)
     auth = AuthServer()
     port, submission, relay = free_port(), free_port(), free_port()
     values = {
@@ -250,7 +245,7 @@ def postfix() -> Iterator[Postfix]:
     started = subprocess.run([*command, "start"], capture_output=True, text=True)
     assert started.returncode == 0, started.stderr
     try:
-        _wait_for(port, "Postfix")
+        wait_for(port, "Postfix")
         yield Postfix(folder, port, submission, folder / "cert.pem", auth, relay)
     finally:
         subprocess.run([*command, "stop"], capture_output=True, timeout=60)
@@ -280,7 +275,7 @@ def smtp_sink() -> Iterator[SmtpSink]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        _wait_for(port, "smtp-sink")
+        wait_for(port, "smtp-sink")
         yield SmtpSink(port, process)
     finally:
         process.terminate()
