@@ -21,6 +21,7 @@ from mailweir.contracts.job import (
 )
 from mailweir.contracts.submit import SubmitRequest, TemplateData
 from mailweir.mail import content, headers, skeleton
+from mailweir.mail.address import InvalidAddress, parse_mailbox
 from mailweir.mail.mime_build import Attachment, InvalidContent
 from mailweir.mail.mime_scan import InvalidMessage, Scanned
 from mailweir.mail.providers import lane_of
@@ -112,7 +113,7 @@ def build(
     """
     request_hash = hash_request(request)
     scanned = _scan(request, rules)
-    request, free = _own_headers(request, scanned, key)
+    request, free = _own_headers(request, scanned, key, rules)
     bucket = fields.bucket(request.bucket)
     start, end = fields.times(request.send_at, request.expires_at, now)
     sender, mail_from = who_sends(request, scanned, key)
@@ -228,9 +229,11 @@ def _scan(request: SubmitRequest, rules: Rules) -> Scanned | None:
 
 
 def _own_headers(
-    request: SubmitRequest, scanned: Scanned | None, key: ApiKey
+    request: SubmitRequest, scanned: Scanned | None, key: ApiKey, rules: Rules
 ) -> tuple[SubmitRequest, list[tuple[str, str]]]:
     """Take the wishes out of the headers; what stays are the free headers, checked."""
+    if len(request.headers) > rules.max_headers:
+        raise Invalid("headers", f"more than {rules.max_headers} header fields")
     may_route = "route" in key.scopes
     if (request.pool or request.route) and not may_route:
         raise Forbidden("pool" if request.pool else "route", "this API key has no scope 'route'")
@@ -249,10 +252,13 @@ def _own_headers(
             raise Invalid(path, error.why) from None
     if scanned is not None and free:
         raise Invalid("headers", "a raw message brings its own headers")
+    if sum(len(name) + len(value) for name, value in free) > rules.max_header:
+        raise Invalid("headers", f"together larger than {rules.max_header} characters")
     for index, value in enumerate(request.reply_to):
         try:
+            parse_mailbox(value)
             headers.line("Reply-To", value)
-        except headers.InvalidHeader as error:
+        except (InvalidAddress, headers.InvalidHeader) as error:
             raise Invalid(f"reply_to[{index}]", error.why) from None
     names = [name.lower() for name, _ in free]
     if len(set(names)) != len(names):

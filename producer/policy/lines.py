@@ -39,7 +39,9 @@ class Shared(NamedTuple):
 def check_unsubscribe(
     request: SubmitRequest, scanned: Scanned | None, free: list[tuple[str, str]], bucket: Bucket
 ) -> bool:
-    """Whether the caller brought the link. S4: without one marketing and bulk are refused."""
+    """Whether the caller brought the link. S4: without one marketing and bulk are refused.
+
+    What a reader's program would follow is https or mailto, in a ready message too."""
     if isinstance(request.unsubscribe, str):
         try:
             headers.check_unsubscribe("List-Unsubscribe", request.unsubscribe)
@@ -48,6 +50,12 @@ def check_unsubscribe(
         if "<https://" not in request.unsubscribe:
             raise Invalid("unsubscribe", "one-click needs an https link (RFC 8058 3.1)")
         return True
+    own = scanned.first("list-unsubscribe") if scanned else None
+    if own is not None:
+        try:
+            headers.check_unsubscribe("List-Unsubscribe", own)
+        except headers.InvalidHeader as error:
+            raise Invalid("raw.list-unsubscribe", error.why) from None
     names = {f.name for f in scanned.fields} if scanned else {name.lower() for name, _ in free}
     has_link = "list-unsubscribe" in names
     if bucket is Bucket.TRANSACTIONAL or request.unsubscribe:

@@ -62,6 +62,8 @@ class House:
     data: Path
     port: int
     env: Mapping[str, str]
+    smtp_port: int = 0
+    flower_port: int = 0
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -73,6 +75,12 @@ class House:
     def api_key(self) -> str:
         """The key made at first start."""
         return (self.data / "api.key").read_text().strip()
+
+    @property
+    def broker(self) -> str:
+        """URL of Celery's broker."""
+        url = self.env.get("MAILWEIR_BROKER__URL")
+        return url or f"redis+socket://{socket_path(self.data)}?virtual_host=1"
 
     def run(self, *command: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
         """Run a ``mailweir`` command."""
@@ -191,6 +199,11 @@ class House:
         self.wait(f"the end of {count} jobs", ended, longest)
         return self.states()
 
+    def wait_settled(self, jobs: list[str]) -> None:
+        """Wait until each of these jobs has ended."""
+        done = ("sent", "bounced", "expired", "refused", "cancelled", "uncertain")
+        self.wait("the end of the jobs", lambda: all(self.state_of(job) in done for job in jobs))
+
     def report(self) -> str:
         """What a person needs who sees the scenario fail."""
         parts = [f"states: {dict(self.states())}"]
@@ -202,12 +215,18 @@ class House:
 
 @contextmanager
 def house(
-    folder: Path, *, policy: str = POLICY, env: Mapping[str, str] | None = None
+    folder: Path,
+    *,
+    policy: str = POLICY,
+    env: Mapping[str, str] | None = None,
+    keep: bool = False,
 ) -> Iterator[House]:
-    """Start providers and stack; stop them at the end, whatever happened."""
+    """Start providers and stack; stop them at the end, whatever happened.
+
+    ``keep``: the providers keep every message's bytes."""
     data = folder / "house"
     data.mkdir()
-    port, flower = free_port(), free_port()
+    port, flower, smtp = free_port(), free_port(), free_port()
     rate = (env or {}).get("MAILWEIR_CLOCK__RATE", "1")
     origin = (env or {}).get("MAILWEIR_CLOCK__ORIGIN", "0")
     base = {
@@ -220,10 +239,10 @@ def house(
     (data / "policy.yaml").write_text(policy)
     simulator = subprocess.Popen(
         [*MAILWEIR, "simulator", "run", "--folder", str(data / "simulator")]
-        + ["--rate", rate, "--origin", origin],
+        + ["--rate", rate, "--origin", origin, *(["--keep"] if keep else [])],
         env=base,
     )
-    made = House(data, port, base, [simulator])
+    made = House(data, port, base, smtp, flower, [simulator])
     try:
         mx_map = data / "simulator" / "mx_map.json"
         deadline = time.monotonic() + 30
@@ -243,7 +262,7 @@ def house(
         with (data / "up.log").open("wb") as log:
             up = subprocess.Popen(
                 [*MAILWEIR, "up", "--data", str(data), "--port", str(port)]
-                + ["--flower-port", str(flower), "--smtp-port", str(free_port())],
+                + ["--flower-port", str(flower), "--smtp-port", str(smtp)],
                 env=base,
                 stdout=log,
                 stderr=log,
