@@ -21,6 +21,7 @@ from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.publisher import Publisher, PublishFailed
 from mailweir.plumbing.settings import RouterSettings
 from mailweir.spool.store import DecisionRow, Dispatch, Move, Pick, Spool
+from router.mx import MxReader
 from router.policy.compiled import CompiledPolicy
 from router.policy.context import Context, RecipientRoom, RouterState
 from router.policy.decide import route_many
@@ -63,8 +64,6 @@ class Inputs:
     snapshot: Snapshot
     fast: FastState
     reachable: frozenset[str] | None = None
-    providers: Mapping[str, str] = field(default_factory=dict)
-    zones: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -93,7 +92,9 @@ class Dispatcher:
         recipients: RecipientLimit,
         clock: Clock,
         settings: RouterSettings,
+        mx: MxReader,
     ) -> None:
+        self._mx = mx
         self._spool = spool
         self._publisher = publisher
         self._guard = guard
@@ -148,6 +149,8 @@ class Dispatcher:
         for job in jobs:
             by_policy[policies.pick(job.id)].append(job)
         decided: list[tuple[Job, Decision, Context]] = []
+        asks = any(policy.rules.asks_zones for policy in by_policy)
+        places = self._mx.places((job.domain for job in jobs), asks)
         for policy, members in by_policy.items():
             context = Context(
                 policy=policy,
@@ -155,8 +158,9 @@ class Dispatcher:
                 fast=inputs.fast,
                 now=now,
                 suppressed=suppressed,
-                providers=inputs.providers,
-                zones=inputs.zones,
+                providers=places.providers,
+                zones=places.zones,
+                unplaced=places.unplaced,
                 recipients=self._rooms(members, suppressed, policy, now),
                 reachable=inputs.reachable,
                 paused=inputs.snapshot.paused,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +11,7 @@ from prometheus_client import start_http_server
 
 from mailweir.contracts.policy import Source
 from mailweir.plumbing.clock import Clock
+from mailweir.plumbing.geo import Geo
 from mailweir.plumbing.install import derive, master_key
 from mailweir.plumbing.policies import PolicyWatch
 from mailweir.plumbing.redis import connect, connect_async
@@ -25,6 +27,7 @@ from workers.engine_compose import Composer
 from workers.engine_gate import Gate
 from workers.engine_heart import Heart
 from workers.engine_views import Views
+from workers.mx_notes import MxNotes
 from workers.outcomes import OutcomeWriter
 from workers.throttle.shell import Throttle
 
@@ -86,7 +89,10 @@ class Worker:
             delay=settings.worker.outcome_delay,
         )
         self._transport = Transport(settings, secrets)
-        self._destinations = Destinations(settings)
+        self._geo = None if settings.geo.database is None else Geo(settings.geo.database)
+        self._mx_notes = MxNotes(self._redis, self._geo)
+        self._noting: asyncio.Task[None] | None = None
+        self._destinations = Destinations(settings, learn=self._mx_notes.learn)
         reach = Reach(settings.region)
         self.engine = Engine(
             Parts(
@@ -132,6 +138,7 @@ class Worker:
             start_http_server(self._port)
         self._writer.start()
         await self.heart.start()
+        self._noting = asyncio.create_task(self._mx_notes.run(self._destinations))
         log.info("worker ready", name=self.engine.name)
 
     def stop(self) -> None:
@@ -142,10 +149,15 @@ class Worker:
         """After the last chunk: write what waits, say goodbye, close."""
         await self._writer.stop()
         await self.heart.stop()
+        if self._noting is not None:
+            self._noting.cancel()
+            await asyncio.gather(self._noting, return_exceptions=True)
         await self._transport.close()
         await self._destinations.close()
         await self._redis.aclose()
         self._sync.close()
+        if self._geo is not None:
+            self._geo.close()
         self._readers.shutdown(wait=False, cancel_futures=True)
         self._writers.shutdown(wait=True)
         self._spool.database.close()

@@ -18,6 +18,7 @@ from mailweir.plumbing.settings import Settings
 from router.dispatch import Dispatcher, Inputs, Policies
 from router.fast import FastReader
 from router.loop import Loop
+from router.mx import MxReader
 from router.policy.compiled import CompiledPolicy
 from router.recipients import RecipientLimit
 from router.reconciler import Reconciler
@@ -59,6 +60,7 @@ def router_loop(
             RecipientLimit(client, clock, derive(secret, "recipients"), spool.recipient_attempts),
             clock,
             router,
+            MxReader(client, settings.geo.database is not None),
         ),
         Reconciler(
             spool,

@@ -175,6 +175,8 @@ def apply(
     for problem in loaded.problems:
         sys.stderr.write(f"{problem}\n")
     with opened() as (settings, database):
+        if settings.geo.database is None and any(rule.match.geo for rule in loaded.policy.rules):
+            sys.stderr.write("no geo.database is set: rules with geo match nothing\n")
         version = policies.apply(
             database,
             loaded.policy,

@@ -67,7 +67,9 @@ def probe_lease(source: str, provider: str) -> str:
     return f"mw:probe:{source}|{provider}"
 
 
-TOKENS_SINCE = "mw:tb:since"  # hash: epoch, since (policy time it was first seen: buckets empty then)
+TOKENS_SINCE = (
+    "mw:tb:since"  # hash: epoch, since (policy time it was first seen: buckets empty then)
+)
 
 
 def in_data(chunk_id: int) -> str:
@@ -115,3 +117,10 @@ INGRESS_CLAIMED = (
 INGRESS_CONSUMERS = (
     "mw:ingress:consumers"  # hash: consumer -> lease end (real seconds, Redis' clock)
 )
+
+MX_ASKED = "mw:mx:asked"  # set: domains a router needs the MX of
+
+
+def mx_notes(span: int) -> str:
+    """Hash with expiry: domain -> JSON of provider, site and geo zone of its MX (mailweir.plumbing.mx)."""
+    return f"mw:mx:{span}"

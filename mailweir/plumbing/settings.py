@@ -267,9 +267,18 @@ class DnsSettings(Section):
     )
 
 
+class GeoSettings(Section):
+    database: Path | None = Field(
+        None,
+        description="MaxMind-format database (country or city) for the geo zones of MX addresses; default: none, then rules with geo match nothing.",
+    )
+
+
 class SecretsSettings(Section):
     ttl: float = Field(
-        60.0, ge=0, description="Seconds a value from Vault or AWS is used before it is asked again."
+        60.0,
+        ge=0,
+        description="Seconds a value from Vault or AWS is used before it is asked again.",
     )
     timeout: float = Field(5.0, gt=0, description="Seconds of one request to Vault or AWS.")
     tries: int = Field(3, ge=1, description="Requests before a secret counts as unavailable.")
@@ -371,6 +380,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     smtp: SmtpSettings = SmtpSettings()
     dns: DnsSettings = DnsSettings()
+    geo: GeoSettings = GeoSettings()
     secrets: SecretsSettings = SecretsSettings()
     feedback: FeedbackSettings = FeedbackSettings()
     reputation: ReputationSettings = ReputationSettings()

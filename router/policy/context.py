@@ -38,7 +38,8 @@ class Context(msgspec.Struct, frozen=True):
     now: float  # policy seconds
     suppressed: Mapping[int, str] = _NO_IDS  # job id -> reason
     providers: Mapping[str, str] = _NOTHING  # domain -> provider, where the MX is known
-    zones: Mapping[str, str] = _NOTHING  # domain -> geo zone of its MX
+    zones: Mapping[str, str] = _NOTHING  # domain -> geo zone of its MX ("europe/de")
+    unplaced: frozenset[str] = frozenset()  # domains whose zone is being found out
     recipients: Mapping[int, RecipientRoom] = _NO_ROOMS  # jobs whose recipient is over its limit
     reachable: frozenset[str] | None = None  # sources some live worker can reach; None: all
     paused: Mapping[str, float] = _NO_TIMES  # operator: "pool:x", "source:x" ... -> until

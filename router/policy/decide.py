@@ -21,6 +21,7 @@ from router.policy.wanted import Asked, asked, wanted
 from router.policy.windows import is_open, next_opening
 
 MAX_HELD_PER_RECIPIENT = 20  # S21
+ZONE_WAIT = 1.0  # seconds until a job whose zone is being found out is looked at again
 
 
 def route(job: Job, context: Context, state: RouterState) -> tuple[Decision, RouterState]:
@@ -64,7 +65,11 @@ def decide(job: Job, draft: Draft, trace: Trace | None = None) -> Decision:
         return ended
     ask = asked(job, context.policy)
     facts = facts_of(job, context, ask)
-    rule = context.policy.rules.first(facts)
+    rules = context.policy.rules
+    rule = rules.first(facts)
+    if facts.domain in context.unplaced and (other := rules.waits_for_zone(facts, rule)):
+        why = f"rule {other.name!r} asks for the geo zone of the MX, which is not known yet"
+        return held(job, context.now, context.now + ZONE_WAIT, why, rule=other.name)
     if stopped := _stopped(job, facts, rule, draft):
         return stopped
     wish = wanted(ask, rule, facts, context.policy)

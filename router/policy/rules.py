@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+import msgspec
+
 from mailweir.contracts.job import Job
 from mailweir.contracts.policy import Match, Rule
 from router.policy.patterns import Test, alternatives, domains, is_exact, suffix_of, test_of
@@ -24,7 +26,7 @@ class Facts(NamedTuple):
     provider: str
     sending_domain: str
     asked_pool: str  # by header or affinity; "" when nobody asked
-    zone: str  # of the recipient's MX; "" when unknown
+    zone: str  # of the recipient's MX, "europe/de"; "" when unknown
     now: float
 
 
@@ -81,7 +83,7 @@ def _predicates(match: Match) -> Iterator[Predicate]:
     if match.pool:
         yield _field(test_of(alternatives(match.pool)), lambda f: f.asked_pool.lower())
     if match.geo:
-        yield _field(test_of(alternatives(match.geo)), lambda f: f.zone.lower())
+        yield _any_zone(test_of(alternatives(match.geo)))
     if match.risk:
         yield _field(test_of(alternatives(match.risk)), lambda f: (f.job.meta.risk or "").lower())
     if match.engagement:
@@ -101,6 +103,19 @@ def _predicates(match: Match) -> Iterator[Predicate]:
 
 def _field(test: Test, read: Callable[[Facts], str]) -> Predicate:
     return lambda facts: test(read(facts))
+
+
+def _any_zone(test: Test) -> Predicate:
+    """A zone is named by its continent, its country, or both."""
+    return lambda f: any(test(part) for part in zones_of(f.zone))
+
+
+def zones_of(zone: str) -> tuple[str, ...]:
+    """The names of a zone, the narrowest first."""
+    if not zone:
+        return ()
+    zone = zone.lower()
+    return (zone, *reversed(zone.split("/"))) if "/" in zone else (zone,)
 
 
 def _any_tag(test: Test) -> Predicate:
@@ -139,6 +154,10 @@ def _filing(match: Match) -> tuple[str, tuple[str, ...]]:
     return "", ()
 
 
+def _anywhere(match: Match) -> Match:
+    return msgspec.structs.replace(match, geo=())
+
+
 _READ: dict[str, Callable[[Facts], str]] = {
     "recipient": lambda f: f.job.recipient.lower(),
     "api_key": lambda f: (f.job.meta.api_key or "").lower(),
@@ -168,9 +187,26 @@ class RuleIndex:
                 self._rest.append(compiled)
             for value in dict.fromkeys(values):
                 filed.setdefault(field, {}).setdefault(value, []).append(compiled)
+        placed = [r for r in ordered if r.match.geo]
+        self._placed = (
+            RuleIndex(msgspec.structs.replace(r, match=_anywhere(r.match)) for r in placed)
+            if placed
+            else None
+        )
         self._suffixes = filed.pop("suffix", {})
         self._tags = filed.pop("tag", {})
         self._plain = tuple((_READ[field], by_value) for field, by_value in filed.items())
+
+    @property
+    def asks_zones(self) -> bool:
+        """Whether a rule depends on the zone of the MX."""
+        return self._placed is not None
+
+    def waits_for_zone(self, facts: Facts, found: Rule | None) -> Rule | None:
+        """A rule before ``found`` that would match in some zone: while the zone is not known, nobody
+        can say which of the two decides."""
+        rule = self._placed.first(facts) if self._placed is not None else None
+        return rule if rule and (found is None or rule.number < found.number) else None
 
     def first(self, facts: Facts) -> Rule | None:
         """The matching rule with the lowest number, or None."""

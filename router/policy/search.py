@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mailweir.contracts.job import Bucket
@@ -12,7 +12,7 @@ from router.policy.compiled import Candidate, View
 from router.policy.draft import Draft, Drawn
 from router.policy.eligibility import Needs, No, after, refusal
 from router.policy.order import by_hash, round_robin, sticky
-from router.policy.rules import Facts
+from router.policy.rules import Facts, zones_of
 from router.policy.waiting import RECHECK, UNKNOWN_WAIT, held, summary
 from router.policy.wanted import Wanted
 
@@ -65,7 +65,10 @@ class Search:
         self.soonest: float | None = None
         self.degraded: list[Found] = []
         policy = draft.context.policy.policy
-        self.regions = policy.geo.get(facts.zone, {}) if facts.zone else {}
+        self.regions: Mapping[str, int] = {}
+        if policy.geo and facts.zone:
+            named = (policy.geo[name] for name in zones_of(facts.zone) if name in policy.geo)
+            self.regions = next(named, {})
         if trace is not None:
             trace.facts, trace.rule, trace.wanted = facts, rule, wish
 

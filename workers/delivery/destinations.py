@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
@@ -43,8 +43,11 @@ class Destinations:
         policy: Policy | None = None,
         resolver: Resolver | None = None,
         sts: MtaSts | None = None,
+        learn: Callable[[str, Destination | None], None] | None = None,
     ) -> None:
+        """``learn`` is told what was resolved, None for a domain that takes no mail."""
         self._settings = settings
+        self._learn = learn
         self._policy = policy or Policy()
         self._resolver = resolver or Resolver(settings.dns, validated=settings.smtp.dane)
         self._sts = sts or MtaSts(self._resolver, allow_private=settings.smtp.allow_private)
@@ -62,6 +65,17 @@ class Destinations:
         """
         if source is not None and source.kind != "mx":
             return self._relay(domain, source)
+        try:
+            found = await self._by_mx(domain)
+        except NoMail:
+            if self._learn is not None:
+                self._learn(domain, None)
+            raise
+        if self._learn is not None:
+            self._learn(domain, found)
+        return found
+
+    async def _by_mx(self, domain: str) -> Destination:
         mapped = self._map.get(domain) or self._map.get("*")
         if mapped:
             return Destination(mapped[0], _provider_by_name(domain), mapped[1])
