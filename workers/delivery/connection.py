@@ -179,6 +179,8 @@ async def dial(
         if to.auth is not None:
             stage = "auth"
             await _log_in(dialogue, connection, to.auth, peer, settings, secrets, refresh_secret)
+        if protocol.failure is not None:
+            raise protocol.failure  # more came than we asked for
         protocol.log = None
         return connection
     except SessionLost as lost:

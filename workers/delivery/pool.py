@@ -96,6 +96,11 @@ class Pool:
         self._goodbyes.add(task)
         task.add_done_callback(self._goodbyes.discard)
 
+    def trim(self, place: Place, keep: int) -> None:
+        """Close idle connections of a place until at most ``keep`` are open."""
+        while self._open.get(place, 0) > keep and self._evict(place):
+            pass
+
     async def close(self) -> None:
         """QUIT every idle connection and wait for the goodbyes."""
         for dial in list(self._idle):

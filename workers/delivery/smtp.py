@@ -167,6 +167,8 @@ class PipelinedProtocol(SMTPProtocol):
             self.send(data[start : start + SLICE])
             start += SLICE
             await self._drained(within)
+        if self.failure is not None:
+            raise self.failure  # before ``last``: what has not been written is not uncertain
         last()
         self.send(data[start:] if start else data)
         if self._paused:

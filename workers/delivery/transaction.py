@@ -256,6 +256,8 @@ class Mailer:
             return
         self._note(attempt, "<", reply.text)
         self._settle(attempt, reply.code, reply.text, "dot")
+        if reply.code == 421:  # it closes now (RFC 5321 3.8); nothing more goes over this session
+            self._protocol.fail(SessionLost("closed", reply.text, reply))
 
     # --- results ----------------------------------------------------------------------------
     def _note(self, attempt: _Attempt, direction: str, text: str) -> None:

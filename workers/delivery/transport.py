@@ -171,11 +171,19 @@ class Transport:
 
     ``on_connections(source, site, open)`` is told whenever the number of open connections of a source
     to a site changes, idle ones included: whoever counts connections across processes counts these.
+    ``allowed(source, site)`` says how many may be open now, within the source's or provider's number;
+    a conversation under way keeps one.
     """
 
     def __init__(
-        self, settings: Settings, secrets: Secrets, *, on_connections: OnChange | None = None
+        self,
+        settings: Settings,
+        secrets: Secrets,
+        *,
+        on_connections: OnChange | None = None,
+        allowed: Callable[[str, str], int] | None = None,
     ) -> None:
+        self._allowed = allowed
         self._settings = settings.smtp
         self._secrets = secrets
         self._pool = Pool(on_connections)
@@ -262,6 +270,10 @@ class Transport:
         """(source, site) -> connections held now, idle ones included."""
         return self._pool.held()
 
+    def trim(self, source: str, site: str, keep: int) -> None:
+        """Close idle connections of a source to a site until at most ``keep`` are open."""
+        self._pool.trim((source, site), keep)
+
     async def close(self) -> None:
         """QUIT and close every idle connection."""
         await self._pool.close()
@@ -289,7 +301,8 @@ class Transport:
             try:
                 broken = await mailer.run()
             finally:
-                if broken is None and connection.mails < work.provider.per_connection:
+                room = self._pool.open(*work.place) <= self._limit(work)
+                if broken is None and connection.mails < work.provider.per_connection and room:
                     self._pool.put(work.place, key, connection, work.provider.idle)
                 else:
                     self._pool.discard(work.place, connection)
@@ -361,6 +374,8 @@ class Transport:
             proxy=source.proxy,
         )
 
-    @staticmethod
-    def _limit(work: _Work) -> int:
-        return max(1, work.source.connections or work.provider.connections)
+    def _limit(self, work: _Work) -> int:
+        limit = work.source.connections or work.provider.connections
+        if self._allowed is not None:
+            limit = min(limit, self._allowed(*work.place))
+        return max(1, limit)

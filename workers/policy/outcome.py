@@ -138,7 +138,7 @@ def decide(
     if result.dot_sent and result.error is not None:
         # A reply came but could not be read as one (P15, P21): the remote may hold the mail.
         return _uncertain(job, retry, result, source, now, resent)
-    seen = classification
+    seen = _about_the_host(classification) if result.stage in HANDSHAKE else classification
     category = seen.category if seen else "network_error"
     event = path_event(result, seen)
     if _permanent(result, seen, orders):
@@ -151,6 +151,15 @@ def decide(
             blame=seen.blame if seen else "remote",
         )
     return _later(job, retry, result, seen, category, event, source, now, chance, provider)
+
+
+def _about_the_host(seen: Classification | None) -> Classification | None:
+    """A reply that came before any recipient was named is no recipient's fault, whatever it says."""
+    if seen is None or seen.blame != "recipient":
+        return seen
+    return msgspec.structs.replace(
+        seen, category="server_error", blame="remote", retry="same", suppress=None
+    )
 
 
 def path_event(result: Result, seen: Classification | None) -> PathEvent:

@@ -19,6 +19,7 @@ class Act(Enum):
     SILENCE = "silence"
     RESET = "reset"
     CLOSE = "close"
+    HALF = "half"  # two digits of a reply, then silence
     DEAF = "deaf"  # to DATA: says 354 and reads no further
 
 
@@ -203,7 +204,9 @@ class _Session:
     async def _act(self, act: Act) -> None:
         if act is Act.DEAF:
             self.writer.write(b"354 go ahead\r\n")
-        if act in (Act.SILENCE, Act.DEAF):
+        if act is Act.HALF:
+            self.writer.write(b"25")
+        if act in (Act.SILENCE, Act.HALF, Act.DEAF):
             await self.server.forever()
         if act is Act.RESET:
             sock = self.writer.get_extra_info("socket")
