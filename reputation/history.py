@@ -12,14 +12,16 @@ from mailweir.plumbing.database import Database
 from mailweir.spool.schema import counters as table
 from reputation.policy.book import Book, Path, PathKey
 from reputation.policy.history import Habits
+from reputation.policy.outage import Watch
 from reputation.policy.warmup import Warming
 
-PATH, WARM, HABITS = "path:", "warm:", "habits:"
+PATH, WARM, HABITS, WATCH = "path:", "warm:", "habits:", "symptoms:"
 PLACEMENT, LISTED = "placement:", "listed:"
 
 _path = msgspec.json.Decoder(Path).decode
 _warm = msgspec.json.Decoder(Warming).decode
 _habits = msgspec.json.Decoder(Habits).decode
+_watch = msgspec.json.Decoder(Watch).decode
 
 
 def save(conn: Connection, book: Book, now: float) -> int:
@@ -34,6 +36,8 @@ def save(conn: Connection, book: Book, now: float) -> int:
             rows[f"{WARM}{source}|{provider}"] = msgspec.json.encode(warming).decode()
         for provider in {key.provider for key in book.dirty} & book.habits.keys():
             rows[f"{HABITS}{provider}"] = msgspec.json.encode(book.habits[provider]).decode()
+    for provider in {key.provider for key in book.dirty} & book.watches.keys():
+        rows[f"{WATCH}{provider}"] = msgspec.json.encode(book.watches[provider]).decode()
     names = list(rows)
     for start in range(0, len(names), 400):
         conn.execute(delete(table).where(table.c.key.in_(names[start : start + 400])))
@@ -64,6 +68,8 @@ def restore(database: Database, book: Book) -> None:
             book.warm[(source, provider)] = _warm(body)
         elif key.startswith(HABITS):
             book.habits[key.removeprefix(HABITS)] = _habits(body)
+        elif key.startswith(WATCH):
+            book.watches[key.removeprefix(WATCH)] = _watch(body)
     read_signals(rows, book)
 
 

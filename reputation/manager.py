@@ -54,6 +54,11 @@ _STATE = prometheus_client.Gauge(
     "1 while a path is suspended or on probation.",
     ["source", "provider", "bucket"],
 )
+_TROUBLE = prometheus_client.Gauge(
+    "mailweir_provider_in_trouble",
+    "1 while the same symptom on all own sources is held to be the provider's.",
+    ["provider"],
+)
 _log = structlog.get_logger(__name__)
 
 
@@ -171,6 +176,8 @@ class Manager:
             self._next_signals = real + SIGNALS_EVERY
             history.refresh_signals(self._database, self.book)
         self.book.look(now)
+        for provider, watch in self.book.watches.items():
+            _TROUBLE.labels(provider).set(bool(watch.sick))
         paused = self._paused(now)
         paths = self.book.publish(now, paused)
         _PUBLISHED.set(time.time())

@@ -42,6 +42,7 @@ class Rates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deferred: float = 0.01
     hard: float = 0.003
     complaint: float = 0.0002
+    outage: float = 0.0  # the provider's own trouble
 
 
 class Change(
@@ -58,6 +59,7 @@ class Change(
     deferred: float | tuple[float, float] | None = None
     hard: float | tuple[float, float] | None = None
     complaint: float | tuple[float, float] | None = None
+    outage: float | tuple[float, float] | None = None
     demand: float | None = None  # factor
 
 
@@ -203,13 +205,17 @@ class _World:
             if left == before:
                 break  # nobody has room, or chance gave nothing: the jobs wait
         self.waiting[provider] -= sum(given.values())
+        tried: list[Tried] = []
         for name, count in given.items():
-            self._deliver(PathKey(name, provider, BUCKET), count, at, states[name])
+            tried += self._deliver(PathKey(name, provider, BUCKET), count, at, states[name])
+        for each in sorted(tried, key=lambda t: t.at):
+            self.book.tried(each)
 
-    def _deliver(self, key: PathKey, count: int, at: float, state: PathState) -> None:
-        soft, deferred, hard, complaint = (
+    def _deliver(self, key: PathKey, count: int, at: float, state: PathState) -> list[Tried]:
+        tried: list[Tried] = []
+        soft, deferred, hard, complaint, outage = (
             self.rate(name, at, key.source, key.provider)
-            for name in ("soft", "deferred", "hard", "complaint")
+            for name in ("soft", "deferred", "hard", "complaint", "outage")
         )
         for i in range(count):
             when = at + self.scenario.step * i / count
@@ -220,18 +226,21 @@ class _World:
                 how = ("deferred", "greylisted", "remote")
             elif draw < soft + deferred + hard:
                 how = ("bounced", "invalid_recipient", "recipient")
+            elif draw < soft + deferred + hard + outage:
+                how = ("deferred", "server_error", "remote")
             else:
                 how = ("sent", "", "")
                 self.sent += 1
                 if self.chance.random() < complaint:
                     self.complaints.append((when + DAY, key, when))
-            self.book.tried(Tried(when, key, 1, *how, 0.5))
+            tried.append(Tried(when, key, 1, *how, 0.5))
         self.volume[key.source, key.provider] += count
         self.used_hour[key.source, key.provider, int(at // HOUR)] += count
         day = (key.source, key.provider, int(at // DAY))
         self.used_day[day] += count
         if state.cap_day is not None and self.used_day[day] > state.cap_day and count:
             self.exceeded += 1
+        return tried
 
     def complain(self, now: float) -> None:
         due = [c for c in self.complaints if c[0] <= now]

@@ -6,7 +6,7 @@ It holds no clock and does no I/O.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import msgspec
 
 from mailweir.contracts.policy import Policy
 from mailweir.contracts.snapshot import OTHER, PathState
-from reputation.policy import counters, standing, statistics, warmup, weights
+from reputation.policy import counters, outage, standing, statistics, warmup, weights
 from reputation.policy.counters import Counters, N
 from reputation.policy.history import Habits
 from reputation.policy.score import Score, score
@@ -27,6 +27,8 @@ FORGET_AFTER = 2 * 86400.0  # an unknown provider's path without news
 MAX_PATHS = 5000  # paths in a snapshot, busiest first: under 1 MiB
 RESTLESS = frozenset({State.SUSPENDED, State.PROBATION, State.RECOVERING, State.SLOWED})
 MAX_REASONS = 4
+RECENT = 5000  # failures at a provider that can be taken back when they turn out to be its own
+TAKEN_BACK = 600.0  # policy seconds before a provider's trouble was recognised
 
 
 class PathKey(NamedTuple):
@@ -61,7 +63,6 @@ class Path(msgspec.Struct):
     looked_at: float = -1e18
     news: bool = True
     half: tuple[int, int] = (0, 0)  # attempts and soft bounces of the last 30 minutes
-    failing: bool | None = None
 
 
 class Book:
@@ -73,6 +74,8 @@ class Book:
         self.habits: dict[str, Habits] = {}
         self.placement: dict[tuple[str, str], float] = {}  # (source, provider): share in the inbox
         self.listed: dict[str, str] = {}  # source -> blocklist that names it (own-source watch)
+        self.watches: dict[str, outage.Watch] = {}  # provider -> its own sources' symptoms
+        self._failures: dict[str, deque[Tried]] = defaultdict(lambda: deque(maxlen=RECENT))
         self.dirty: set[PathKey] = set()
         self._named = frozenset(named)
         self.policy = policy
@@ -94,19 +97,65 @@ class Book:
     # --- folding ------------------------------------------------------------------------------
 
     def tried(self, t: Tried) -> None:
-        """Count one attempt."""
+        """Count one attempt. A failure that is the provider's counts for no path and no habit."""
+        theirs = self._watched(t)
         for key in self._keys(t.key):
             path = self._path(key, t.at)
-            counters.count_attempt(path.counters, t.at, t.number, t.outcome, t.category, t.blame)
+            if theirs:
+                path.counters.last = max(path.counters.last, t.at)
+            else:
+                counters.count_attempt(
+                    path.counters, t.at, t.number, t.outcome, t.category, t.blame
+                )
             path.news = True
             self.dirty.add(key)
         if t.outcome in ("sent", "deferred", "bounced"):
-            habits = self.habits.get(t.key.provider)
-            if habits is None:
-                habits = self.habits[t.key.provider] = Habits()
-            habits.note(t.at, t.outcome == "deferred" and t.category != "greylisted", t.seconds)
+            if not theirs:
+                habits = self.habits.get(t.key.provider)
+                if habits is None:
+                    habits = self.habits[t.key.provider] = Habits()
+                habits.note(t.at, t.outcome == "deferred" and t.category != "greylisted", t.seconds)
             if t.key.source in self._cold and self.policy.warmup.enabled:
                 self._used(t)
+
+    def _watched(self, t: Tried) -> bool:
+        """Look at the attempt as a symptom; whether it is the provider's."""
+        kind = outage.kind_of(t.outcome, t.category, t.blame)
+        if kind is None or (self._own and t.key.source not in self._own):
+            return False
+        provider = t.key.provider
+        w = self.watches.get(provider)
+        if w is None:
+            if not kind:
+                return False
+            w = self.watches[provider] = outage.Watch()
+        outage.note(w, t.key.source, t.at, kind, 1.0 - self.policy.thresholds.delivery_rate)
+        if kind or w.sick:
+            self._decide(provider, w, t.at, alone=False)
+        theirs = kind in w.sick
+        if kind and not theirs:
+            self._failures[provider].append(t)
+        return theirs
+
+    def _decide(self, provider: str, w: outage.Watch, now: float, *, alone: bool) -> None:
+        """Whether the provider is in trouble; when it is found to be, what was counted against the
+        paths in the last minutes is taken back."""
+        before = w.sick
+        w.sick = outage.decide(w, now, len(self._own), alone=alone or bool(before))
+        new = [kind for kind in w.sick if kind not in before]
+        if not new:
+            return
+        kept: list[Tried] = []
+        for t in self._failures.pop(provider, ()):
+            if outage.kind_of(t.outcome, t.category, t.blame) not in new:
+                kept.append(t)
+            elif t.at >= now - TAKEN_BACK:
+                for key in self._keys(t.key):
+                    path = self.paths.get(key)
+                    if path is not None:
+                        counters.take_back(path.counters, t.at, t.number, t.outcome, t.blame)
+                        path.news = True
+        self._failures[provider].extend(kept)
 
     def complained(self, key: PathKey, at: float) -> None:
         """Count a complaint about a mail sent by this path at ``at``."""
@@ -164,21 +213,17 @@ class Book:
             counters.advance(path.counters, now)
             half = counters.recent(path.counters, now, self.policy.thresholds.soft_seconds)
             path.half = (half[N.TRIES], half[N.SOFT])
-            path.failing = standing.failing(path.counters, now)
-        sick = self._sick()
+        for provider, w in self.watches.items():
+            self._decide(provider, w, now, alone=True)
         for key, path in due:
-            self._judge(key, path, key.provider in sick, now)
+            self._judge(key, path, self._sick(key, now), now)
         self._warm(now)
         self._forget(now)
 
-    def _sick(self) -> set[str]:
-        """Providers where all our own sources are bad at once."""
-        by_provider: dict[str, dict[str, bool | None]] = defaultdict(dict)
-        for key, path in self.paths.items():
-            if path.failing is not None and (key.source in self._own or not self._own):
-                worse = by_provider[key.provider].get(key.source)
-                by_provider[key.provider][key.source] = path.failing and worse is not False
-        return {p for p, found in by_provider.items() if standing.provider_sick([*found.values()])}
+    def _sick(self, key: PathKey, now: float) -> bool:
+        """Whether the path's failures are the provider's, or may turn out to be."""
+        w = self.watches.get(key.provider)
+        return w is not None and (bool(w.sick) or outage.undecided(w, key.source, now))
 
     def _peers(self, key: PathKey, sick: bool) -> Peers:
         tries = soft = 0
@@ -191,7 +236,6 @@ class Book:
 
     def _judge(self, key: PathKey, path: Path, sick: bool, now: float) -> None:
         c = path.counters
-        c.sick = sick
         usual = self.habits[key.provider].usual(now) if key.provider in self.habits else 0.0
         seen = self.placement.get((key.source, key.provider))
         path.score = score(c, cold=key.source in self._cold, usual_deferral=usual, placement=seen)
@@ -314,6 +358,8 @@ class Book:
         if s.state is State.PROBATION:
             hour = min(hour or standing.PROBATION_HOUR, standing.PROBATION_HOUR)
         state, until = s.state, s.until if s.state is State.SUSPENDED else None
+        if (watch := self.watches.get(key.provider)) is not None and watch.sick:
+            reasons.insert(0, f"{key.provider} is in trouble: counts against no source")
         stop = paused.get(f"source:{key.source}")
         if stop is not None and stop > now:
             state, until = State.PAUSED, stop

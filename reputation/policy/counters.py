@@ -3,7 +3,7 @@
 What an attempt counts as (S52): sent; *soft*, a deferral or block that blames us (source, sender or
 content); *hard*, a permanent fault of the recipient; *remote*, the provider's own trouble. Greylisting,
 full mailboxes and recipients' faults are no fault of the path: they are in no rate but the bounce rate.
-The faded counts feed the score; a slot enters them when it closes, unless the whole provider was sick then.
+The faded counts feed the score; a slot enters them when it closes.
 """
 
 from __future__ import annotations
@@ -75,7 +75,6 @@ class Counters(msgspec.Struct):
     last: float = 0.0  # time of the newest attempt
     tries: int = 0  # of all time, with soft: differences of these are rates over any span
     soft: int = 0
-    sick: bool = False  # the provider as a whole is in trouble: what is counted now costs no score
 
 
 def count_attempt(
@@ -114,6 +113,32 @@ def count_attempt(
         c.cusum_soft = _alarm(c.cusum_soft, True, SOFT_STEPS)
 
 
+def take_back(c: Counters, at: float, number: int, outcome: str, blame: str | None) -> None:
+    """Undo a failure counted as :func:`count_attempt` does: it was the provider's, not the path's. Old
+    ones (an hour) stay."""
+    slot = int(at // SLOT)
+    if slot <= c.slot - SLOTS or slot > c.slot:
+        return
+    row, ours = c.ring[slot % SLOTS], blame in BLAMES_US
+    for column, counted in (
+        (N.TRIES, True),
+        (N.FIRST, number == 1),
+        (N.DEFERRED, outcome == "deferred"),
+        (N.SOFT, ours),
+    ):
+        if not counted:
+            continue
+        row[column] = max(0, row[column] - 1)
+        if slot < c.slot:
+            c.memory[column] = max(0.0, c.memory[column] - 1)
+    if slot < c.slot:
+        c.bounce_base = max(0.0, c.bounce_base - 1)
+    c.tries -= 1
+    if ours:
+        c.soft -= 1
+        c.cusum_soft = 0.0
+
+
 def count_complaint(c: Counters, at: float) -> None:
     """Count a complaint at the time of the send it is about, or now where that is long past."""
     row = _row(c, max(at, c.slot * SLOT))
@@ -131,8 +156,7 @@ def count_late_bounce(c: Counters, at: float) -> None:
 
 
 def advance(c: Counters, now: float) -> None:
-    """Let time pass: closed slots enter the memory, unless the provider as a whole is ``sick`` (then
-    they are forgotten: no score falls for the provider's own trouble)."""
+    """Let time pass: closed slots enter the memory."""
     new = int(now // SLOT)
     if c.slot == 0:
         c.slot = new
@@ -197,6 +221,6 @@ def _row(c: Counters, at: float) -> list[int] | None:
 def _remember(c: Counters, row: list[int], steps: int) -> None:
     for i in range(WIDTH):
         keep = 0.5 ** (steps * SLOT / _RATES[i])
-        c.memory[i] = c.memory[i] * keep + (0 if c.sick else row[i])
+        c.memory[i] = c.memory[i] * keep + row[i]
     keep = 0.5 ** (steps * SLOT / HALF_LIFE[N.HARD])
-    c.bounce_base = c.bounce_base * keep + (0 if c.sick else row[N.TRIES] + row[N.HARD])
+    c.bounce_base = c.bounce_base * keep + row[N.TRIES] + row[N.HARD]

@@ -33,8 +33,6 @@ MIN_SOFT = (
     5  # soft bounces in the half hour; fewer are chance at hundreds of paths looked at all day
 )
 JEFFREYS = (0.5, 0.5)
-OUTAGE_SAMPLE = 20
-OUTAGE_SHARE = 0.20
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -56,7 +54,7 @@ class Standing(msgspec.Struct, frozen=True):
 
 class Peers(msgspec.Struct, frozen=True):
     """The pool's other sources at this provider in the last 30 minutes; ``sick``: all own sources
-    there are bad at once, so the provider is."""
+    there show the same symptom, so it is the provider's, or that is not decided yet."""
 
     tries: int = 0
     soft: int = 0
@@ -101,20 +99,6 @@ def fault(
         return None
     share = peers.soft / peers.tries
     return f"soft bounces {soft / tries:.1%} of {tries} in 30 min, other sources {share:.1%}"
-
-
-def failing(c: counters.Counters, now: float) -> bool | None:
-    """Whether a path is bad right now (10 minutes), for the provider-wide look; None: too few."""
-    row = counters.recent(c, now, THIRD)
-    if row[N.FIRST] < OUTAGE_SAMPLE:
-        return None
-    return row[N.FIRST] - row[N.GOOD] > OUTAGE_SHARE * row[N.FIRST]
-
-
-def provider_sick(paths: list[bool | None]) -> bool:
-    """All own sources (two at least) bad at once: the provider is in trouble, not they (S35)."""
-    known = [p for p in paths if p is not None]
-    return len(known) >= 2 and all(known)
 
 
 def judge(

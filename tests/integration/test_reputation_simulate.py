@@ -53,6 +53,14 @@ def test_flagged_source_follows_the_row() -> None:
     assert result.waiting < 100
 
 
+def test_an_outage_of_the_provider_moves_nobody() -> None:
+    result = simulated("provider-outage.yaml")
+    assert result.moves == ()
+    rows = [r for r in result.rows if r.provider == "outlook"]
+    before = min(r.score for r in rows if 0.2 < r.day <= 0.25)
+    assert all(r.score >= before - 0.01 for r in rows if r.day > 0.25)
+
+
 def test_same_seed_same_result() -> None:
     assert simulated("flagged-source.yaml", days=0.1) == simulated("flagged-source.yaml", days=0.1)
 

@@ -38,14 +38,15 @@ class World:
                 key = PathKey(name, "outlook", "marketing")
                 path = self.book.paths.get(key)
                 state = path.standing.state if path else State.WARM
-                per_minute = {State.SUSPENDED: 0.0, State.PROBATION: 10 / 60}.get(state, 60 / every)
+                slowly = {State.SUSPENDED: 0.0, State.PROBATION: 10 / 60}
+                per_minute = slowly.get(state, 60 / every)
                 for at in self._times(name, per_minute):
                     self._send(key, at, rates.get(name, 0.0), how)
             self.now += 60
             self.book.look(self.now)
-            state = str(self.state)
-            if not self.seen or self.seen[-1][1] != state:
-                self.seen.append((self.now, state))
+            shown = str(self.state)
+            if not self.seen or self.seen[-1][1] != shown:
+                self.seen.append((self.now, shown))
 
     def _times(self, name: str, per_minute: float) -> list[float]:
         self.debt[name + "t"] = self.debt.get(name + "t", 0.0) + per_minute
@@ -121,7 +122,7 @@ def test_delivery_rate_below_92_percent() -> None:
 )
 def test_what_is_nobodys_fault_takes_no_source_out(how: dict[str, str]) -> None:
     world = World()
-    world.run(2 * HOUR, {"s1": 0.10}, **how)
+    world.run(2 * HOUR, {"s1": 0.10}, 6.0, **how)
     assert world.state in (State.WARM, State.SLOWED)
 
 
