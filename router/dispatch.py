@@ -119,7 +119,7 @@ class Dispatcher:
             if not batch.jobs:
                 return tally
             tally.claimed = len(batch.jobs)
-            decided = self._decide(batch.jobs, inputs, self._clock.now(), tally)
+            decided = self._decide(batch.jobs, inputs, room, tally)
             dispatches, moves, rows = self._carry_out(bucket, decided, room, tally)
             chunks = batch.settle(dispatches, moves, rows)
         tally.dispatched = sum(len(chunk.jobs) for chunk in chunks)
@@ -132,8 +132,9 @@ class Dispatcher:
         return tally
 
     def _decide(
-        self, jobs: Sequence[Job], inputs: Inputs, now: float, tally: Tally
+        self, jobs: Sequence[Job], inputs: Inputs, room: Callable[[str], int], tally: Tally
     ) -> list[tuple[Job, Decision, Context]]:
+        now = self._clock.now()
         reasons = self._guard.check(
             [Ask(job.recipient, job.tenant, job.bucket, job.mail_from) for job in jobs]
         )
@@ -166,7 +167,13 @@ class Dispatcher:
                 paused=inputs.snapshot.paused,
             )
             before = self._states.get(policy, RouterState())
-            decisions, self._states[policy] = route_many(members, context, before)
+            decisions, after = route_many(members, context, before)
+            fitting = _fitting(members, decisions, room, tally.wanted)
+            if len(fitting) < len(members):
+                # a job that finds no room must not have had its turn: shares count what goes
+                members = fitting
+                decisions, after = route_many(members, context, before)
+            self._states[policy] = after
             decided += [(job, made, context) for job, made in zip(members, decisions, strict=True)]
         self._forget(policies)
         if policies.shadow is not None:
@@ -243,7 +250,6 @@ class Dispatcher:
         ids = iter(new_ids(2 * len(decided)))
         for job, decision, context in decided:
             if isinstance(decision, Routed):
-                tally.wanted[decision.queue] += 1
                 if tally.by_queue[decision.queue] >= room(decision.queue):
                     continue  # stays as it was; the next batch has room again
                 tally.by_queue[decision.queue] += 1
@@ -268,6 +274,23 @@ class Dispatcher:
             for part in _parts(members, size)
         ]
         return dispatches, moves, rows
+
+
+def _fitting(
+    jobs: Sequence[Job],
+    decisions: Sequence[Decision],
+    room: Callable[[str], int],
+    wanted: dict[str, int],
+) -> list[Job]:
+    """The jobs whose queue has room for them; ``wanted`` counts all, by queue."""
+    out = []
+    for job, decision in zip(jobs, decisions, strict=True):
+        if isinstance(decision, Routed):
+            wanted[decision.queue] += 1
+            if wanted[decision.queue] > room(decision.queue):
+                continue
+        out.append(job)
+    return out
 
 
 def where(decision: Decision) -> str:
