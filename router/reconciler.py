@@ -61,6 +61,7 @@ class Reconciler:
         self._queues = tuple(queues)
         self._max_crashes = max_crashes
         self._empty_since: dict[str, float] = {}
+        self._warned = False
         self._next = 0.0
 
     def turn(self) -> int:
@@ -101,13 +102,13 @@ class Reconciler:
     def _chunks(self) -> int:
         try:
             depths = self._publisher.depths(self._queues)
-            unacked = self._publisher.unacked()
         except BrokerUnavailable:
             self._empty_since.clear()  # nothing is proven while the broker does not answer
             return 0
+        held = self._held()
         real = time.time()
         for queue, depth in depths.items():
-            if depth or unacked:
+            if depth or held:
                 self._empty_since.pop(queue, None)
             else:
                 self._empty_since.setdefault(queue, real)
@@ -117,3 +118,14 @@ class Reconciler:
         count = self._spool.redispatch(lost, self._clock.now())
         log.warning("chunks lost by the broker", chunks=len(lost), jobs=count)
         return count
+
+    def _held(self) -> bool:
+        """Whether workers may hold untaken chunks. RabbitMQ tells only through its management API;
+        without it an empty queue proves nothing, and a chunk is lost only when a later one was taken."""
+        try:
+            return self._publisher.unacked() > 0
+        except BrokerUnavailable as error:
+            if not self._warned:
+                log.warning("an empty queue proves nothing", why=str(error))
+                self._warned = True
+            return True

@@ -8,6 +8,7 @@ may have arrived; publishing a chunk again is safe then too, since taking a chun
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -95,7 +96,9 @@ class Publisher:
     def unacked(self) -> int:
         """Messages that workers hold and have not acknowledged. Raises :class:`BrokerUnavailable`.
 
-        RabbitMQ tells it through its management API (``broker.management``), some seconds old.
+        On Redis a killed worker's messages stay where they are for ``broker.visibility_timeout``; those
+        older than a live worker leaves one untaken do not count. RabbitMQ tells it through its
+        management API (``broker.management``), some seconds old.
         """
         return self._line.unacked()
 
@@ -110,6 +113,7 @@ class Publisher:
 
 class _RedisLine:
     def __init__(self, settings: Settings, url: str) -> None:
+        self._held = settings.worker.chunk_seconds + settings.worker.lease
         self._client = redis.Redis.from_url(
             redis_url(url),
             # a retried LPUSH whose reply was late would publish twice
@@ -148,7 +152,8 @@ class _RedisLine:
 
     def unacked(self) -> int:
         pipe = self._client.pipeline(transaction=False)
-        pipe.zcard(keys.CELERY_PREFIX + "unacked_index")
+        # the score is when kombu delivered it, by the worker's clock
+        pipe.zcount(keys.CELERY_PREFIX + "unacked_index", time.time() - self._held, "+inf")
         return int(self._ask(pipe)[0])
 
     def waiting(self) -> Waiting:

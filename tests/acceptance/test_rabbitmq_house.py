@@ -1,0 +1,82 @@
+"""The whole house on RabbitMQ as its broker: every bucket, the ingress queue, Flower, a worker's death."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import pytest
+
+from producer.broker import BrokerClient
+from producer.message import Message
+from tests.acceptance.house import House, house
+from tests.acceptance.test_any_process_killed import SESSIONS
+from tests.services.rabbitmq import RabbitMQ
+
+JOBS = {"transactional": 140, "marketing": 170, "bulk": 170}
+PUBLISHED = 20
+ALL = sum(JOBS.values()) + PUBLISHED
+DOMAINS = ("gmail.com", "outlook.com", "yahoo.com")
+WORKER = "run worker --queues marketing"
+SLOW = 0.05  # real seconds before each reply: the mails last long enough to be interrupted
+
+
+def depths(home: House) -> dict[str, int]:
+    """What Flower shows."""
+    password = (home.data / "flower.password").read_text().strip()
+    answer = httpx.get(
+        f"http://127.0.0.1:{home.flower_port}/api/queues/length",
+        auth=("admin", password),
+        timeout=30,
+    )
+    if answer.status_code != 200:
+        return {}
+    return {row["name"]: row["messages"] for row in answer.json()["active_queues"]}
+
+
+@pytest.mark.timeout(300)
+def test_rabbitmq_carries_the_whole_house(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
+    env = {
+        "MAILWEIR_BROKER__URL": rabbitmq.url,
+        "MAILWEIR_BROKER__MANAGEMENT": rabbitmq.management,
+        "MAILWEIR_ROUTER__CHUNK": "5",  # many chunks, so that some wait in the broker
+        "MAILWEIR_WORKER__LEASE": "6",
+    }
+    with house(tmp_path, env=env) as home:
+        for provider in ("gmail", "outlook", "yahoo"):
+            home.behave(provider, slow=SLOW)
+        home.wait("a worker", lambda: bool(home.pids(WORKER)))
+        stopped = home.kill(WORKER, signal.SIGSTOP)
+        for bucket, count in JOBS.items():
+            home.send([f"{bucket}{i}@{DOMAINS[i % 3]}" for i in range(count)], bucket)
+        with BrokerClient(home.broker, home.api_key) as client:
+            for i in range(PUBLISHED):
+                to = f"published{i}@{DOMAINS[i % 3]}"
+                client.send(Message(from_="a@acme.example", to=to, subject="s", text="hi"))
+        home.wait_ended(JOBS["transactional"] + PUBLISHED)
+        home.wait("the waiting chunks in Flower", lambda: depths(home).get("marketing", 0) > 0)
+        home.wait("the waiting chunks in Flower", lambda: depths(home).get("bulk", 0) > 0)
+        assert set(depths(home)) == {
+            "transactional",
+            "marketing",
+            "marketing.throttled",
+            "bulk",
+            "bulk.throttled",
+            "ingress",
+        }
+
+        os.kill(stopped, signal.SIGCONT)
+        home.wait("half of the mails", lambda: len(home.witness()) > ALL * 0.6)
+        assert home.states()["sent"] < ALL
+        os.kill(stopped, signal.SIGKILL)
+        states = home.wait_ended(ALL, longest=120)
+        assert set(home.pids(WORKER)) - {stopped}
+        received = Counter(record["ref"] for record in home.witness())
+        assert states["sent"] + states["uncertain"] == ALL, states
+        assert states["uncertain"] <= SESSIONS
+        assert len(received) >= ALL - states["uncertain"]
+        assert sum(received.values()) - len(received) <= SESSIONS
+        home.wait("empty queues in Flower", lambda: set(depths(home).values()) == {0})

@@ -1,0 +1,134 @@
+"""What proves a chunk lost, on real brokers: an empty queue that nobody holds anything of, or a later chunk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from mailweir.contracts.lifecycle import State
+from mailweir.plumbing import celery as plumbing
+from mailweir.plumbing import keys
+from mailweir.plumbing.clock import Clock
+from mailweir.plumbing.database import migrate, open_database
+from mailweir.plumbing.publisher import Publisher
+from mailweir.plumbing.settings import Settings
+from mailweir.spool.store import Spool
+from router.policy.default import default_policy
+from router.reconciler import Reconciler
+from tests.contract.spool.helpers import accept, real_times, route, state_of, take
+from tests.services.needs import free_port
+from tests.services.rabbitmq import RabbitMQ
+
+LOST_AFTER = 0.2  # real seconds
+QUEUE = "bulk"
+
+
+class Rig:
+    """A spool with dispatched chunks and a reconciler that looks at a real broker."""
+
+    def __init__(self, folder: Path, client: redis.Redis, settings: dict[str, Any]) -> None:
+        self.settings = Settings.model_validate(
+            {
+                "data": folder,
+                "router": {"lost_after": LOST_AFTER, "reconcile_every": 0.01},
+                **settings,
+            }
+        )
+        database = open_database(self.settings)
+        migrate(database)
+        self.spool = Spool(database)
+        self.publisher = Publisher(self.settings)
+        policy = default_policy({})
+        self.reconciler = Reconciler(
+            self.spool,
+            self.publisher,
+            client,
+            lambda: policy,
+            Clock(),
+            self.settings.router,
+            (QUEUE,),
+            3,
+        )
+
+    def dispatched(self) -> int:
+        """A job whose chunk the broker never had."""
+        (job,) = accept(self.spool)
+        route(self.spool, queue=QUEUE)
+        return job
+
+    def look(self, job: int, seconds: float = LOST_AFTER * 8) -> str:
+        """The job's state once it is freed, or after many looks."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and state_of(self.spool, job) == State.DISPATCHED:
+            self.reconciler.turn()
+            time.sleep(0.02)
+        return state_of(self.spool, job)
+
+    def close(self) -> None:
+        self.publisher.close()
+        self.spool.database.close()
+
+
+@pytest.fixture
+def rabbit(
+    rabbitmq: RabbitMQ, redis_clean: redis.Redis, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Rig]:
+    management = rabbitmq.management if request.param else f"http://127.0.0.1:{free_port()}"
+    broker = {"url": rabbitmq.url, "management": management}
+    rig = Rig(tmp_path, redis_clean, {"broker": broker})
+    yield rig
+    with plumbing.make_app(rig.settings).connection_for_write() as connection:
+        for queue in (*plumbing.declared_queues(rig.settings, quorum=True), plumbing.dead_queue()):
+            queue(connection.default_channel).delete()
+    rig.close()
+
+
+@pytest.mark.parametrize("rabbit", [False], indirect=True, ids=["without-management"])
+def test_rabbitmq_that_does_not_tell_what_is_held(rabbit: Rig) -> None:
+    job = rabbit.dispatched()
+    assert rabbit.look(job) == State.DISPATCHED, "emptiness proved something"
+    accept(rabbit.spool)
+    (later,) = route(rabbit.spool, queue=QUEUE)
+    real_times(
+        rabbit.spool, f"UPDATE chunks SET published_real = published_real - 9 WHERE id < {later.id}"
+    )
+    take(rabbit.spool, later)
+    assert rabbit.look(job) == State.DUE
+
+
+@pytest.mark.parametrize("rabbit", [True], indirect=True, ids=["with-management"])
+def test_rabbitmq_that_tells_what_is_held(rabbit: Rig) -> None:
+    job = rabbit.dispatched()
+    # the management API is some seconds behind
+    assert rabbit.look(job, 20) == State.DUE
+
+
+@pytest.fixture
+def redis_rig(redis_clean: redis.Redis, redis_url: str, tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(tmp_path, redis_clean, {"redis": {"url": redis_url}})
+    yield rig
+    rig.close()
+
+
+def held(rig: Rig, age: float) -> None:
+    """A worker took a message ``age`` real seconds ago and has not acknowledged it."""
+    with redis.Redis.from_url(plumbing.redis_url(plumbing.broker_url(rig.settings))) as broker:
+        broker.zadd(f"{keys.CELERY_PREFIX}unacked_index", {"tag": time.time() - age})
+
+
+def test_what_a_live_worker_may_hold_is_not_lost(redis_rig: Rig) -> None:
+    job = redis_rig.dispatched()
+    held(redis_rig, 1)
+    assert redis_rig.look(job) == State.DISPATCHED
+
+
+def test_what_a_killed_worker_left_behind_proves_nothing_against_it(redis_rig: Rig) -> None:
+    job = redis_rig.dispatched()
+    worker = redis_rig.settings.worker
+    held(redis_rig, worker.chunk_seconds + worker.lease + 1)
+    assert redis_rig.look(job) == State.DUE
