@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mailweir.contracts.policy import Auth, Provider, Source
-from tests.services.postfix import _certificate
+from tests.services.postfix import make_certificate
 from tests.unit.delivery.scripted import Act, Answer, Scripted, offer
 from tests.unit.delivery.sending import Sender, hop, mail, mails
 from workers.delivery.connection import is_private
@@ -25,7 +25,7 @@ Answers = dict[str, Answer | list[Answer]]
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
     folder: Path = tmp_path_factory.mktemp("tls")
-    _certificate(folder)
+    make_certificate(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
     return context
