@@ -26,10 +26,13 @@ from mailweir.plumbing.database import DatabaseUnavailable
 from mailweir.plumbing.policies import NoPolicy
 from mailweir.plumbing.settings import Settings
 from mailweir.spool.store import Spool, Work
+from workers.connections import Connections
 from workers.delivery.destinations import Destinations, DnsTrouble, NoMail
+from workers.delivery.http_api import KINDS as HTTP_KINDS
+from workers.delivery.transport import MAILS_PER_OPENING
 from workers.delivery.types import Destination, Envelope, Result
 from workers.engine_compose import Composer, NotReady
-from workers.engine_gate import Gate, Purse, Refusal
+from workers.engine_gate import SHORT_WAIT, Gate, Purse, Refusal
 from workers.engine_run import WAIT_AGAIN, Ready, Run
 from workers.engine_views import Views
 from workers.ledger import uncertain_before
@@ -39,6 +42,9 @@ from workers.policy.tls import tls_mode
 from workers.throttle.layers import Ask, layers_for
 
 log = structlog.get_logger(__name__)
+
+NO_CONNECTION_WAIT = 2.0
+"""Real seconds a job stays away when other workers have all connections its site may have."""
 
 CHUNKS = Counter("mailweir_chunks_total", "Chunks, by what became of them.", ["what"])
 
@@ -87,6 +93,7 @@ class Parts:
     transport: Deliver
     destinations: Destinations
     composer: Composer
+    connections: Connections
     executor: Executor
     reachable: Callable[[Source], bool]
 
@@ -253,8 +260,25 @@ class Engine:
         self, run: Run, destination: Destination, tls: str, some: list[Ready]
     ) -> None:
         """One site's mails over its connections."""
-        provider = some[0].provider
+        provider, source = some[0].provider, run.source
+        cap = source.connections or provider.connections
+        if source.kind in HTTP_KINDS:
+            await self._converse(run, destination, tls, some, cap)
+            return
+        want = min(cap, -(-len(some) // MAILS_PER_OPENING))
+        async with self.parts.connections.using(
+            source.name, destination.site, want, cap, SHORT_WAIT, lambda: self._starts(run)
+        ) as allowed:
+            if allowed:
+                await self._converse(run, destination, tls, some, allowed)
+                return
+        for ready in some:
+            wait = NO_CONNECTION_WAIT * self.parts.clock.rate
+            run.hold(ready.work.job.id, wait, f"throttle: connections of {source.name}")
 
+    async def _converse(
+        self, run: Run, destination: Destination, tls: str, some: list[Ready], connections: int
+    ) -> None:
         async def before_body(envelope: Envelope) -> bool:
             return await self._may_go(run, envelope.job_id)
 
@@ -263,11 +287,11 @@ class Engine:
                 run.source,
                 destination,
                 [ready.envelope for ready in some],
-                provider=provider,
+                provider=some[0].provider,
                 tls=tls,
                 before_body=before_body,
                 on_result=run.settle,
-                max_connections=run.source.connections or provider.connections,
+                max_connections=connections,
             )
         except Exception as error:
             log.exception("transport failed", chunk=run.chunk.id, site=destination.site)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from secrets import token_hex
 
 import structlog
 from prometheus_client import start_http_server
@@ -19,6 +20,7 @@ from mailweir.plumbing.secrets import Secrets
 from mailweir.plumbing.settings import Settings
 from mailweir.spool.store import open_spool
 from suppression.guard import AsyncGuard
+from workers.connections import Connections, RedisLeases
 from workers.delivery.destinations import Destinations
 from workers.delivery.dkim import Keyring
 from workers.delivery.transport import Transport
@@ -88,7 +90,17 @@ class Worker:
             rows=settings.worker.outcome_rows,
             delay=settings.worker.outcome_delay,
         )
-        self._transport = Transport(settings, secrets)
+        self._connections = Connections(
+            RedisLeases(self._redis),
+            f"{name}:{token_hex(4)}",  # this life of the worker
+            lambda cap: self.heart.part(cap),
+        )
+        self._transport = Transport(
+            settings,
+            secrets,
+            on_connections=self._connections.changed,
+            allowed=self._connections.allowed,
+        )
         self._geo = None if settings.geo.database is None else Geo(settings.geo.database)
         self._mx_notes = MxNotes(self._redis, self._geo)
         self._noting: asyncio.Task[None] | None = None
@@ -112,6 +124,7 @@ class Worker:
                 transport=self._transport,
                 destinations=self._destinations,
                 composer=Composer(Keyring(secrets), derive(secret, "verp")),
+                connections=self._connections,
                 executor=self._readers,
                 reachable=reach,
             ),
@@ -129,6 +142,8 @@ class Worker:
             lease=settings.worker.lease,
             concurrency=concurrency,
             reachable=reach,
+            connections=self._connections,
+            trim=self._transport.trim,
         )
         self._port = settings.worker.metrics_port
 
@@ -153,6 +168,7 @@ class Worker:
             self._noting.cancel()
             await asyncio.gather(self._noting, return_exceptions=True)
         await self._transport.close()
+        await self._connections.release()
         await self._destinations.close()
         await self._redis.aclose()
         self._sync.close()

@@ -23,6 +23,7 @@ from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.database import DatabaseUnavailable
 from mailweir.plumbing.policies import NoPolicy
 from mailweir.spool.store import Spool
+from workers.connections import Connections
 from workers.engine import Engine
 from workers.engine_views import Views
 from workers.ledger import recount
@@ -33,6 +34,8 @@ BEAT = 2.0
 """Real seconds between two heartbeats."""
 GONE = 10.0
 """Real seconds after which a silent worker counts as gone."""
+RENEW_CONNECTIONS = 1.0
+"""Real seconds between two renewals of the connection leases."""
 LOOK = 0.5
 """Real seconds between two looks at epoch and snapshot."""
 RECOUNT_LEASE = 60
@@ -56,6 +59,8 @@ class Heart:
         lease: float,
         concurrency: int,
         reachable: Callable[[Source], bool],
+        connections: Connections,
+        trim: Callable[[str, str, int], None],
     ) -> None:
         self._engine = engine
         self._views = views
@@ -68,9 +73,12 @@ class Heart:
         self._lease = lease
         self._concurrency = concurrency
         self._reachable = reachable
+        self._connections = connections
+        self._trim = trim
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
         self.alive = 1  # workers heard of, this one included
+        self._rank = 0  # of this worker among them, by name
 
     async def start(self) -> None:
         """Look once, so that the first chunk finds everything, then keep beating."""
@@ -82,6 +90,7 @@ class Heart:
             (self._lease / 3, self._renew),
             (BEAT, self._beat),
             (LOOK, self._look),
+            (RENEW_CONNECTIONS, self._renew_connections),
         ):
             self._tasks.append(asyncio.create_task(self._every(every, what)))
 
@@ -110,6 +119,13 @@ class Heart:
                 log.warning("lease lost", chunk=chunk_id)
                 run.stopped = True
 
+    def part(self, cap: int) -> int:
+        """This worker's part of a number that all workers alive share; the parts add up to it."""
+        return cap // self.alive + (self._rank < cap % self.alive)
+
+    async def _renew_connections(self) -> None:
+        await self._connections.renew(self._trim)
+
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
         policy = await loop.run_in_executor(self._executor, self._views.policy)
@@ -128,13 +144,16 @@ class Heart:
         beats = await self._redis.hgetall(keys.WORKERS)
         real = time.time()
         old = []
-        alive = 0
-        for name, text in beats.items():
+        alive = {self._engine.name}
+        for key, text in beats.items():
+            name = key.decode() if isinstance(key, bytes) else key
             age = real - float(msgspec.json.decode(text)["at"])
-            alive += age < GONE
-            if age > 60 * GONE:
+            if age < GONE:
+                alive.add(name)
+            elif age > 60 * GONE:
                 old.append(name)
-        self.alive = max(1, alive)
+        self.alive = len(alive)
+        self._rank = sorted(alive).index(self._engine.name)
         if old:
             await self._redis.hdel(keys.WORKERS, *old)
 

@@ -181,8 +181,8 @@ class Rig:
             return [dict(row) for row in rows]
 
     @contextlib.asynccontextmanager
-    async def worker(self, concurrency: int = 8) -> AsyncIterator[Worker]:
-        worker = Worker(self.settings, name="w@test", queues=("bulk",), concurrency=concurrency)
+    async def worker(self, concurrency: int = 8, name: str = "w@test") -> AsyncIterator[Worker]:
+        worker = Worker(self.settings, name=name, queues=("bulk",), concurrency=concurrency)
         await worker.start()
         try:
             yield worker

@@ -1,0 +1,190 @@
+"""Connection leases: never more than the cap over all workers, none kept by the dead; script and twin."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+
+from mailweir.plumbing import keys
+from tests.contract.connections.twin import MemoryLeases
+from workers.connections import Claim, Connections, Held, LeaseBook, RedisLeases
+
+LEASE = 0.4
+
+Pass = Callable[[float], Awaitable[None]]  # lets so many seconds pass
+
+
+class Hand:
+    now = 1000.0
+
+    async def move(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture(params=["redis", "memory"])
+async def leases(request: pytest.FixtureRequest) -> AsyncIterator[tuple[LeaseBook, Pass]]:
+    if request.param == "memory":
+        hand = Hand()
+        yield MemoryLeases(lambda: hand.now), hand.move
+        return
+    redis = Redis.from_url(request.getfixturevalue("redis_url"))
+    await redis.flushall()
+    yield RedisLeases(redis), asyncio.sleep  # the lease is measured by Redis' own clock
+    await redis.aclose()
+
+
+async def claim(book: LeaseBook, worker: str, had: int, want: int, cap: int = 3) -> Held:
+    [held] = await book.claim(worker, [Claim("mx1", "site", had, want, cap)], LEASE)
+    return held
+
+
+async def test_all_workers_together_hold_the_cap(leases: tuple[LeaseBook, Pass]) -> None:
+    book, _ = leases
+    assert await claim(book, "a", 0, 2) == Held(2, 0)
+    assert await claim(book, "b", 0, 5) == Held(1, 0)
+    assert await claim(book, "c", 0, 1) == Held(0, 0)
+    assert await claim(book, "a", 2, 2) == Held(2, 1), "somebody waits"
+    assert await claim(book, "a", 2, 1) == Held(1, 1)
+    assert await claim(book, "c", 0, 1) == Held(1, 0)
+    assert await claim(book, "b", 1, 0) == Held(0, 0)
+    assert await claim(book, "c", 1, 3) == Held(2, 0)
+
+
+async def test_a_dead_worker_s_leases_expire_and_it_cannot_have_them_back(
+    leases: tuple[LeaseBook, Pass],
+) -> None:
+    book, wait = leases
+    assert await claim(book, "a", 0, 3) == Held(3, 0)
+    await wait(LEASE / 2)
+    assert await claim(book, "b", 0, 3) == Held(0, 0)
+    await wait(LEASE / 2 + 0.05)
+    assert await claim(book, "b", 0, 2) == Held(2, 0)
+    assert await claim(book, "a", 3, 3) == Held(1, 0), "what is free, no more"
+
+
+async def test_a_renewed_lease_lives_on(leases: tuple[LeaseBook, Pass]) -> None:
+    book, wait = leases
+    await claim(book, "a", 0, 3)
+    for _ in range(3):
+        await wait(LEASE * 0.6)
+        assert await claim(book, "a", 3, 3) == Held(3, 0)
+    assert await claim(book, "b", 0, 1) == Held(0, 0)
+
+
+async def test_a_lower_cap_takes_back_only_what_is_renewed(leases: tuple[LeaseBook, Pass]) -> None:
+    book, _ = leases
+    assert await claim(book, "a", 0, 3) == Held(3, 0)
+    assert await claim(book, "a", 3, 3, cap=1) == Held(1, 0)
+    assert await claim(book, "b", 0, 1, cap=1) == Held(0, 0)
+
+
+async def test_places_do_not_touch_each_other(leases: tuple[LeaseBook, Pass]) -> None:
+    book, _ = leases
+    both = [Claim("mx1", "one", 0, 2, 2), Claim("mx1", "two", 0, 2, 2)]
+    assert await book.claim("a", both, LEASE) == [Held(2, 0), Held(2, 0)]
+
+
+@pytest.mark.needs("redis")
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    story=st.lists(
+        st.tuples(st.sampled_from("abc"), st.integers(0, 5), st.integers(1, 4)), max_size=25
+    )
+)
+async def test_script_and_twin_agree_on_any_story(
+    story: list[tuple[str, int, int]], redis_url: str
+) -> None:
+    redis = Redis.from_url(redis_url)
+    await redis.delete(
+        keys.connection_leases("mx1", "site"), keys.connection_leases("mx1", "site") + ":wanting"
+    )
+    script, twin = RedisLeases(redis), MemoryLeases(lambda: 0.0)
+    had = dict.fromkeys("abc", 0)
+    for worker, want, cap in story:
+        claims = [Claim("mx1", "site", had[worker], want, cap)]
+        [one] = await script.claim(worker, claims, 60.0)
+        [two] = await twin.claim(worker, claims, 60.0)
+        assert one == two
+        had[worker] = one.leases
+    assert await redis.zcard(keys.connection_leases("mx1", "site")) == sum(had.values())
+    await redis.aclose()
+
+
+class Two:
+    """Two workers over one book, a clock moved by hand, no connection ever opened."""
+
+    def __init__(self) -> None:
+        self.hand = Hand()
+        book = MemoryLeases(lambda: self.hand.now)
+        self.a, self.b = (
+            Connections(book, name, lambda cap: -(-cap // 2), lambda: self.hand.now, LEASE)
+            for name in "ab"
+        )
+        self.trimmed: list[int] = []
+
+    async def renew(self, which: Connections) -> None:
+        await which.renew(lambda _source, _site, keep: self.trimmed.append(keep))
+
+
+def using(which: Connections, want: int = 8, cap: int = 8):  # type: ignore[no-untyped-def]  # a context
+    return which.using("mx1", "site", want, cap, 0.0, lambda: True)
+
+
+async def test_a_worker_starts_with_its_part_and_grows_while_nobody_waits() -> None:
+    two = Two()
+    async with using(two.a) as first:
+        assert first == 4
+        await two.renew(two.a)
+        assert two.a.allowed("mx1", "site") == 8
+    await two.renew(two.a)
+    assert two.a.allowed("mx1", "site") == 0, "nothing open, nothing wanted: given back"
+
+
+async def test_a_worker_makes_room_for_one_that_waits() -> None:
+    two = Two()
+    async with using(two.a):
+        two.a.changed("mx1", "site", 4)
+        await two.renew(two.a)
+        two.a.changed("mx1", "site", 8)
+        async with using(two.b) as none:
+            assert none == 0
+        await two.renew(two.a)
+        await two.renew(two.a)
+        assert two.trimmed[-1] == 4
+        assert two.a.allowed("mx1", "site") == 4, "it opens no more than that"
+        async with using(two.b) as none:
+            assert none == 0, "eight are open still"
+        two.a.changed("mx1", "site", 4)
+        await two.renew(two.a)
+        async with using(two.b) as some:
+            assert some == 4
+
+
+async def test_a_lease_not_renewed_counts_for_nothing_here_either() -> None:
+    two = Two()
+    async with using(two.a):
+        assert two.a.allowed("mx1", "site") == 4
+        await two.hand.move(LEASE + 0.1)
+        assert two.a.allowed("mx1", "site") == 0
+
+
+def _part_of(rank: int) -> Callable[[int], int]:
+    return lambda cap: cap // 3 + (rank < cap % 3)
+
+
+@pytest.mark.parametrize("cap", [1, 2, 3, 8])
+async def test_without_redis_the_parts_add_up_to_the_cap(cap: int) -> None:
+    away = RedisLeases(Redis.from_url("unix:///nonexistent/mailweir.sock"))
+    parts = []
+    for rank in range(3):
+        alone = Connections(away, "w", _part_of(rank))
+        async with using(alone, 9, cap) as allowed:
+            parts.append(allowed)
+    assert sum(parts) == cap
