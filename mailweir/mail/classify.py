@@ -62,8 +62,11 @@ def _classify(
             coded = _by_strong_code(reply, permanent)
             if coded is not None:
                 return coded
-        if rule.id == "recipient-rejected" and stage in ("data", "dot"):
-            return _answer("policy_block", reply, STAGE, "stage-dot")
+        if rule.id == "recipient-rejected":
+            if stage in ("data", "dot"):
+                return _answer("policy_block", reply, STAGE, "stage-dot")
+            if reply.enhanced is not None and reply.enhanced[2:4] == "7.":
+                return _answer("policy_block", reply, WEAK, f"enhanced-{reply.enhanced}")
         return _answer(rule.category, reply, sure, rule.id, rule.retry_after, stage)
     return _by_code(reply, permanent, stage, first_contact)
 
@@ -96,6 +99,8 @@ def _by_code(
     coded = _by_strong_code(reply, permanent)
     if coded is not None:
         return coded
+    if reply.code in _LOGIN:
+        return _answer("relay_denied", reply, PLAIN, f"code-{reply.code}", None, stage)
     early = stage in ("connect", "banner", "ehlo", "helo", "starttls", "mail")
     if reply.enhanced is not None and not (early and permanent):
         row = rules().codes.get(reply.enhanced[2:])
@@ -108,6 +113,9 @@ def _by_code(
     return _by_stage(reply, permanent, stage, first_contact)
 
 
+_LOGIN = frozenset({530, 534, 535, 538})
+"""Codes that speak of our login whatever the enhanced code says (RFC 4954 6)."""
+
 _PLAIN = {
     454: "tls_required",
     455: "protocol_error",
@@ -119,9 +127,6 @@ _PLAIN = {
     521: "invalid_domain",
     523: "message_too_large",
     525: "inactive_mailbox",
-    530: "relay_denied",
-    535: "relay_denied",
-    538: "relay_denied",
     551: "invalid_recipient",
     555: "protocol_error",
     556: "invalid_domain",
@@ -151,7 +156,7 @@ def _by_stage(
         return _answer("policy_block", reply, STAGE, rule, None, stage)
     if code == 552:
         return _answer("mailbox_full", reply, STAGE, rule)
-    if stage == "rcpt" and code in (550, 553):
+    if (stage == "rcpt" or (stage is None and "<@>" in reply.text)) and code in (550, 551, 553):
         return _answer("invalid_recipient", reply, STAGE, rule)
     if stage == "rcpt" and code == 554:
         return _answer("policy_block", reply, STAGE, rule)

@@ -27,7 +27,7 @@ class Reply(NamedTuple):
 
 _BLANKS = re.compile(r"[\s\x00-\x1f\x7f\u200b\ufeff]+")
 _ESCAPED_NEWLINE = re.compile(r"(?:\\r)?\\n")
-_DIAGNOSTIC_TYPE = re.compile(r"^\s*(?:smtp|x-[a-z0-9-]{1,30}|x400|lmtp)\s*;\s*", re.IGNORECASE)
+_DIAGNOSTIC_TYPE = re.compile(r"^\s*(?:sm[tp]{2}|x-[a-z0-9-]{1,30}|x400|lmtp)\s*;\s*", re.IGNORECASE)
 # where another MTA quotes the remote: what follows is the reply itself
 _QUOTED = re.compile(
     r"(?:\bsaid:|\]:|\breason:|\bresponded with:?|\breplied:|\bremote host said:|"
@@ -38,9 +38,22 @@ _QUOTED = re.compile(
     r"['\"(]?(?=[245]\d\d[ \-]|[245]\.\d{1,3}\.\d{1,3})",
     re.IGNORECASE,
 )
-_CODE_AT_START = re.compile(r"^\W{0,4}(?:smtp;\s*)?([2-5]\d\d)(?![\d.])(?:[ \-:,#]|$)")
+# where a program wraps the reply in words of its own, the reply begins with its code:
+# "SMTP error from remote mail server after RCPT TO:<u@h>: 550 ...", "SMTPDataError: (554, b'...')"
+_WRAPPED = re.compile(
+    r"(?:[:;]\s+|[({]\s*)['\"]?(?=(?:[45]\d\d)(?:[ \-]|,\s*b?['\"]))", re.IGNORECASE
+)
+# what an MTA adds about itself: no word of it may decide
+_OWN_WORDS = re.compile(
+    r"\(?\bin (?:reply|response) to (?:the )?[a-z -]{3,40}? command\)?\)?|"
+    r"^\s*delivery temporarily suspended:|, ?relay ?= ?\[[^\]]{0,60}\]|"
+    r"(?<![\w:/.])/(?:[\w.\-]+/)+[\w.\-]*",
+    re.IGNORECASE,
+)
+_CODE_AT_START = re.compile(r"^\W{0,4}(?:sm[tp]{2};\s*)?([2-5]\d\d)(?![\d.])(?:[ \-:,#]|$)")
 _CODE_ANYWHERE = re.compile(r"(?<![\d.\-/:#])([45]\d\d)(?=[ \-]\D|[ \-]\d\.\d|:\s)(?!-\d)")
 _ENHANCED = re.compile(r"(?<![\d.])([245])\.(\d{1,2})\.(\d{1,3})(?!\d|\.\d)")
+_ACCEPTED = re.compile(r"2\d\d[ \-]2\.(\d{1,2})\.(\d{1,3})(?= )")
 _ENHANCED_IN_TEXT = re.compile(r"(?<![\d.])#?[245]\.\d{1,2}\.\d{1,3}(?!\d|\.\d)")
 _ADDRESS = re.compile(r"<?[^\s<>()\"',;:=]{1,200}@[a-z0-9.\-\[\]]{1,200}>?")
 _IN_REPLY_TO = re.compile(
@@ -68,10 +81,15 @@ def read(reply: str) -> Reply:
     text = _BLANKS.sub(" ", text).strip()[:MAX_CHARS]
     stage_found = _IN_REPLY_TO.search(text)
     quotations = list(_QUOTED.finditer(text))  # the last one is the nearest to the remote
-    inner = text[quotations[-1].end() :] if quotations else _DIAGNOSTIC_TYPE.sub("", text)
+    inner = _DIAGNOSTIC_TYPE.sub("", text)
+    if quotations:
+        inner = text[quotations[-1].end() :]
+    elif not _CODE_AT_START.match(inner):
+        wrapped = _WRAPPED.search(inner)
+        inner = inner[wrapped.end() :] if wrapped else inner
     code = _code(inner) or _code(text)
     enhanced = _enhanced(inner) or _enhanced(text)
-    plain = _ADDRESS.sub("<@>", inner.lower())
+    plain = _ADDRESS.sub("<@>", _OWN_WORDS.sub(" ", inner).lower())
     plain = _ENHANCED_IN_TEXT.sub(" ", plain)
     if code is not None:  # the code of every line; another number may be a wait or a size
         plain = re.sub(rf"(?:^|(?<=[\s;:])){code}[ \-]+(?=\S)", " ", plain + " ")
@@ -97,6 +115,8 @@ def code_of(reply: str) -> int | None:
 
 def enhanced_of(reply: str) -> str | None:
     """The RFC 3463 code in a reply, as ``5.1.1``; None where there is none."""
+    if found := _ACCEPTED.match(reply):  # most replies: no need to read them whole
+        return f"2.{int(found[1])}.{int(found[2])}"
     return read(reply).enhanced
 
 
