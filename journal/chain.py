@@ -29,7 +29,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 
 def digest_of(kind: str, columns: Mapping[str, Any]) -> str:
     """Digest of one record, hex. Floats are written in their shortest exact form."""
-    return hashlib.sha256(_encode([kind, dict(columns)])).hexdigest()
+    return hashlib.sha256(_encode([kind, columns])).hexdigest()
 
 
 def segment_digest(entries: Iterable[Entry]) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Table, select
@@ -23,21 +23,22 @@ def columns_of(kind: str) -> list[str]:
     return [column.name for column in TABLES[kind].columns if column.name not in left_out]
 
 
-def entry(kind: str, row: Any) -> Entry:
+def entry(kind: str, row: Mapping[str, Any]) -> Entry:
     """A record as it is sealed."""
-    return Entry(kind, int(row["id"]), digest_of(kind, dict(row)))
+    return Entry(kind, int(row["id"]), digest_of(kind, row))
 
 
 def after(conn: Connection, kind: str, position: int, before: int, limit: int) -> list[Entry]:
     """Records with ``position < id <= before``, in id order."""
-    table = TABLES[kind]
+    table, names = TABLES[kind], columns_of(kind)
     query = (
-        select(*(table.c[name] for name in columns_of(kind)))
+        select(*(table.c[name] for name in names))
         .where(table.c.id > position, table.c.id <= before)
         .order_by(table.c.id)
         .limit(limit)
     )
-    return [entry(kind, row) for row in conn.execute(query).mappings()]
+    # plain rows: SQLAlchemy's mappings would cost more than reading and sealing together
+    return [entry(kind, dict(zip(names, row, strict=True))) for row in conn.execute(query)]
 
 
 def by_ids(conn: Connection, kind: str, ids: Sequence[int]) -> dict[int, str]:
