@@ -64,6 +64,9 @@ class _Questions:
         return out
 
 
+_canonical_sender = lru_cache(maxsize=1024)(canonical)  # few send to many
+
+
 def _keys_of(ask: Ask) -> tuple[str, ...]:
     try:
         recipient = canonical(ask.recipient)
@@ -73,7 +76,7 @@ def _keys_of(ask: Ask) -> tuple[str, ...]:
     if not ask.sender:
         return places
     try:
-        return (*places, f"{canonical(ask.sender)}>{recipient}")
+        return (*places, f"{_canonical_sender(ask.sender)}>{recipient}")
     except InvalidAddress:
         return places  # a sender that is no address has no pair entries
 

@@ -72,4 +72,4 @@ def derive(key: bytes, purpose: str) -> bytes:
 
 def keyed_hash(key: bytes, text: str) -> str:
     """What stands for an address where no address may be: 16 hex characters of HMAC-SHA256."""
-    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:16]
+    return hmac.digest(key, text.encode(), "sha256")[:8].hex()

@@ -63,8 +63,9 @@ class Destinations:
         A relay's mail goes to the relay, yet keeps its recipient's provider. Raises :class:`NoMail`
         (permanent), :class:`DnsTrouble` (temporary).
         """
-        if source is not None and source.kind != "mx":
-            return self._relay(domain, source)
+        known = self.known(domain, source)
+        if known is not None:
+            return known
         try:
             found = await self._by_mx(domain)
         except NoMail:
@@ -75,10 +76,19 @@ class Destinations:
             self._learn(domain, found)
         return found
 
-    async def _by_mx(self, domain: str) -> Destination:
+    def known(self, domain: str, source: Source | None = None) -> Destination | None:
+        """The answer where nobody must be asked: a relay, or an entry of the static map."""
+        if source is not None and source.kind != "mx":
+            return self._relay(domain, source)
         mapped = self._map.get(domain) or self._map.get("*")
-        if mapped:
-            return Destination(mapped[0], _provider_by_name(domain), mapped[1])
+        if not mapped:
+            return None
+        found = Destination(mapped[0], _provider_by_name(domain), mapped[1])
+        if self._learn is not None:
+            self._learn(domain, found)
+        return found
+
+    async def _by_mx(self, domain: str) -> Destination:
         (hosts, secure), sts = await asyncio.gather(self._mx_hosts(domain), self._wish(domain))
         provider = provider_of_mx(hosts, domain)
         known = self._policy.providers.get(provider)
