@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import cache
 
 import structlog
 from prometheus_client import Histogram
@@ -36,6 +37,7 @@ SECONDS = Histogram(
     ["stage"],
     buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900),
 )
+_seconds_of = cache(SECONDS.labels)  # asked for every mail
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Run:
     pending: dict[int, Work]
     resent: frozenset[int] = frozenset()  # jobs with an uncertain attempt behind them
     ready: dict[int, Ready] = field(default_factory=dict)
+    asks: dict[tuple[object, ...], Ask] = field(default_factory=dict)  # by what decides the layers
     purses: dict[Ask, Purse] = field(default_factory=dict)
     began: dict[int, float] = field(default_factory=dict)  # at the remote: policy time it began
     started: float = field(default_factory=time.monotonic)
@@ -139,7 +142,7 @@ class Run:
             suppress=verdict.suppress,
             conversation=result.conversation,
         )
-        SECONDS.labels(result.stage).observe(result.seconds)
+        _seconds_of(result.stage).observe(result.seconds)
         note = self._note(ready, verdict, began, now)
         self._put(job.id, verdict.state, verdict.due_at, verdict.reason, verdict, attempt, note)
 

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import cache
 
 import structlog
 from prometheus_client import Counter, Histogram
@@ -36,6 +37,7 @@ SLOT = 10
 SLOTS_KEPT = 12
 
 OUTCOMES = Counter("mailweir_outcomes_total", "Outcomes of jobs taken.", ["bucket", "state"])
+_outcomes_of = cache(OUTCOMES.labels)  # asked for every job
 LOST = Counter("mailweir_outcomes_lost_total", "Outcomes of jobs that were no longer ours (fence).")
 STUCK = Counter(
     "mailweir_outcomes_unwritable_total", "Outcomes the spool refused; their lease runs out."
@@ -98,7 +100,7 @@ class OutcomeWriter:
         self._outcomes.append(outcome)
         if note is not None:
             self._notes.append(note)
-        OUTCOMES.labels(bucket, outcome.state.value).inc()
+        _outcomes_of(bucket, outcome.state.value).inc()
         if outcome.attempt is not None:
             self._finished[queue] += 1
         if len(self._outcomes) == 1 or len(self._outcomes) >= self._rows:
@@ -135,12 +137,16 @@ class OutcomeWriter:
                     except TimeoutError:
                         pass
                     self._wake.clear()
-            while self._outcomes or self._closing or self._notes:
+            while True:
                 try:
                     await self._turn()
                 except Exception:  # a defect here must not end the only writer
                     log.exception("outcome writer stumbled")
                     await asyncio.sleep(RETRY_FIRST)
+                if len(self._outcomes) < self._rows and not self._closing:
+                    break  # the few that came meanwhile wait for company, too
+            if self._outcomes:
+                self._wake.set()
 
     async def _turn(self) -> None:
         batch, self._outcomes = self._outcomes[:WRITE_MAX], self._outcomes[WRITE_MAX:]
