@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Protocol
@@ -205,10 +205,7 @@ class Engine:
         domains: dict[str, list[Work]] = defaultdict(list)
         for work in list(run.pending.values()):
             domains[work.job.domain].append(work)
-        found = await asyncio.gather(
-            *(self.parts.destinations.resolve(domain, run.source) for domain in domains),
-            return_exceptions=True,
-        )
+        found = await self._resolve(run.source, domains)
         # one conversation's worth: same site, same encryption, same manners
         sites: dict[tuple[object, ...], tuple[Destination, list[Ready]]] = {}
         for destination, works in zip(found, domains.values(), strict=True):
@@ -233,21 +230,38 @@ class Engine:
             for (_, mode, *_), (place, some) in sites.items():
                 group.create_task(self._deliver(run, place, str(mode), some))
 
+    async def _resolve(
+        self, source: Source, domains: Collection[str]
+    ) -> list[Destination | BaseException]:
+        """Each domain's destination or what went wrong; a task only where somebody must be asked."""
+        places = self.parts.destinations
+        known = [places.known(domain, source) for domain in domains]
+        asked = [d for d, found in zip(domains, known, strict=True) if found is None]
+        told = iter(
+            await asyncio.gather(
+                *(places.resolve(domain, source) for domain in asked), return_exceptions=True
+            )
+        )
+        return [next(told) if found is None else found for found in known]
+
     def _ready(self, run: Run, work: Work, provider: Provider, envelope: Envelope) -> Ready:
         job = work.job
-        layers = layers_for(
-            run.policy,
-            run.snapshot,
-            source=run.source,
-            provider=provider,
-            pool=work.pool,
-            bucket=job.bucket,
-            tenant=job.tenant,
-            orders=work.orders,
-            throttled=".throttled" in run.chunk.queue,
-            worker=self.name,
-        )
-        ask = Ask(run.source.name, provider.name, layers)
+        alike = (provider.name, work.pool, job.bucket, job.tenant, work.orders)
+        ask = run.asks.get(alike)
+        if ask is None:
+            layers = layers_for(
+                run.policy,
+                run.snapshot,
+                source=run.source,
+                provider=provider,
+                pool=work.pool,
+                bucket=job.bucket,
+                tenant=job.tenant,
+                orders=work.orders,
+                throttled=".throttled" in run.chunk.queue,
+                worker=self.name,
+            )
+            ask = run.asks[alike] = Ask(run.source.name, provider.name, layers)
         purse = run.purses.get(ask)
         if purse is None:
             purse = run.purses[ask] = Purse(ask, run.chunk.id)

@@ -176,7 +176,7 @@ class Seen:
 
 _ATTEMPTS = f"SELECT {', '.join(AttemptRow._fields)} FROM attempts WHERE id"  # noqa: S608 - names of ours
 _ATTEMPTS_POSTGRESQL = f"{_ATTEMPTS} = ANY(%s::bigint[])"
-_ATTEMPTS_SQLITE = f"{_ATTEMPTS} IN (SELECT value FROM json_each(?))"
+_ATTEMPTS_SQLITE = _ATTEMPTS + " IN (SELECT value FROM json_each(?))"
 _FEEDBACK_COLUMNS = [
     feedback.c[n] for n in ("id", "job_id", "recipient_key", "tenant", "received_at", "body")
 ]
