@@ -95,6 +95,10 @@ class Run:
         work = self.pending.get(result.job_id)
         if work is None:
             return
+        if result.retry_after is not None and result.job_id not in self.began:
+            # an API that said "later" to the mail before: this one was never sent, no attempt spent
+            self.hold(result.job_id, result.retry_after, f"{self.source.name} asks to wait")
+            return
         try:
             self._settle(work, result)
         except Exception as error:
