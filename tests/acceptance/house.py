@@ -258,7 +258,9 @@ def house(
                 data / "simulator",
                 {"do": "set", "provider": name, "behaviour": {"unknown": 0, "full": 0}},
             )
-        base["MAILWEIR_DNS__MX_MAP"] = json.dumps(json.loads(mx_map.read_text()))
+        # a scenario's own servers come before the simulated providers
+        own = json.loads((env or {}).get("MAILWEIR_DNS__MX_MAP", "{}"))
+        base["MAILWEIR_DNS__MX_MAP"] = json.dumps({**json.loads(mx_map.read_text()), **own})
         with (data / "up.log").open("wb") as log:
             up = subprocess.Popen(
                 [*MAILWEIR, "up", "--data", str(data), "--port", str(port)]

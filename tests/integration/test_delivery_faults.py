@@ -82,6 +82,18 @@ async def test_lost_after_the_dot_is_uncertain_and_never_moves(act: Act) -> None
     assert len(server.mails) == 1, "a mail that may have arrived went to another host"
 
 
+@pytest.mark.parametrize("act", [Act.RESET, Act.CLOSE, Act.SILENCE, "421 4.3.2 going down"])
+async def test_a_mail_behind_a_lost_dot_begins_anew(act: Answer) -> None:
+    """What ended the session says nothing about the mail whose commands waited behind the body."""
+    async with Scripted({"dot": [act, "250 ok"]}) as server, Sender() as sender:
+        results = {r.job_id: r for r in await sender.send(server.port, mails(3))}
+    assert not results[1].accepted
+    assert results[1].stage == "dot"
+    assert [results[2].accepted, results[3].accepted] == [True, True]
+    assert server.connections == 2
+    assert [m.rcpt for m in server.mails] == [f"user{i}@d.test" for i in (1, 2, 3)]
+
+
 async def test_garbage_after_the_dot_is_uncertain() -> None:
     result, _ = await one({"dot": b"what?\r\n"})
     assert result.uncertain

@@ -27,13 +27,18 @@ OnResult = Callable[[Result], None]
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """The session ended with this envelope unsettled: nothing of it was accepted, it may go elsewhere."""
+    """The session ended with this envelope unsettled: nothing of it was accepted, it may go elsewhere.
+
+    ``behind``: its commands waited behind the body of the mail before it, whose dot got no reply; the
+    session's end says nothing about this one.
+    """
 
     envelope: Envelope
     stage: str
     lost: SessionLost
     seconds: float
     conversation: str | None
+    behind: bool = False
 
 
 class _Attempt:
@@ -87,9 +92,9 @@ class Mailer:
                 await self._begin()
                 await self._protocol.settled(self._settings.dot)
         except SessionLost as lost:
-            self._abandon_body(lost)
+            behind = self._abandon_body(lost)
             if self._current is not None:
-                return self._broken(self._current, lost)
+                return self._broken(self._current, lost, behind)
         except BaseException:
             cut = SessionLost("closed", "the session was cut by us")
             self._abandon_body(cut)
@@ -305,15 +310,16 @@ class Mailer:
         self._note(attempt, "!", lost.detail)
         self._settle(attempt, None, lost.detail, "dot", lost.kind)
 
-    def _abandon_body(self, lost: SessionLost) -> None:
-        """The mail whose dot went out and has no reply: uncertain."""
+    def _abandon_body(self, lost: SessionLost) -> bool:
+        """The mail whose dot went out and has no reply: uncertain. False where there is none."""
         attempt, self._body = self._body, None
         if attempt is not None:
             self._lost_result(attempt, lost)
+        return attempt is not None
 
-    def _broken(self, attempt: _Attempt, lost: SessionLost) -> Broken:
+    def _broken(self, attempt: _Attempt, lost: SessionLost, behind: bool) -> Broken:
         self._note(attempt, "!", hide(lost.detail, attempt.envelope.rcpt))
         stage = "data" if attempt.stage == "dot" else attempt.stage
         stage = "mail" if stage == "rset" else stage
         seconds = self._clock() - attempt.begun
-        return Broken(attempt.envelope, stage, lost, seconds, self._tell(attempt))
+        return Broken(attempt.envelope, stage, lost, seconds, self._tell(attempt), behind)

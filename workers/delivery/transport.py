@@ -313,11 +313,13 @@ class Transport:
         """A session broke before the dot of this envelope: another connection, another host, or settled.
 
         Only a connection-layer end moves it (S35): the remote hung up or said 421. A silence or a
-        reply we could not read settles it, deferred with its stage.
+        reply we could not read settles it, deferred with its stage; but the mail before it where that
+        one's dot was never answered, and this one begins anew.
         """
         envelope = broken.envelope
         reply = broken.lost.reply
         moves = reply.code in (421, 221) if reply else broken.lost.kind in ("closed", "reset")
+        moves = moves or broken.behind
         tries = work.begun[envelope.job_id] = work.begun.get(envelope.job_id, 0) + 1
         if moves and connection.mails <= 1:
             # a host that ended its first transaction is left; a later one may have met a limit

@@ -150,7 +150,7 @@ def decide(
             category=category,
             blame=seen.blame if seen else "remote",
         )
-    return _later(job, retry, result, seen, category, event, source, now, chance, provider)
+    return _later(job, retry, result, seen, category, event, source, now, chance, provider, resent)
 
 
 def _about_the_host(seen: Classification | None) -> Classification | None:
@@ -221,11 +221,13 @@ def _later(
     now: float,
     chance: float,
     provider: Provider | None,
+    resent: bool,
 ) -> Verdict:
     number = job.attempts + 1
     blame = seen.blame if seen else "remote"
     hint = min(_hint(result, seen), MAX_HINT)
-    layer = _layer(result, seen, category, source, number)
+    # what may have arrived already keeps its way to the end (N41)
+    layer = None if resent else _layer(result, seen, category, source, number)
     wait = max(
         spacing.step(retry, number),
         WAIT.get(category, 0.0),
@@ -249,7 +251,7 @@ def _later(
             category=category,
             blame=blame,
         )
-    stays = layer is None and (category in STAYS or blame == "recipient")
+    stays = layer is None and (resent or category in STAYS or blame == "recipient")
     return Verdict(
         State.DEFERRED,
         event,

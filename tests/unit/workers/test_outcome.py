@@ -254,3 +254,19 @@ def test_laws(reply: str, stage: str, attempts: int, age: float, chance: float, 
 
 def test_classes_of_the_classifier_are_those_we_decide_on() -> None:
     assert classify("550 5.1.1 no such user", stage="rcpt").cls is BounceClass.HARD
+
+
+@pytest.mark.parametrize(
+    "reply", ["450 4.3.2 later", "550 5.7.1 blocked using a DNSBL", "421 4.7.0 rate"]
+)
+def test_what_may_have_arrived_keeps_its_way_to_the_end(reply: str) -> None:
+    """N41: after an uncertain attempt no later deferral moves the job, though it would move another."""
+    verdict = ended(reply, "rcpt", resent=True)
+    if verdict.state is State.DEFERRED:
+        assert (verdict.stay_with, verdict.layer) == (MX.name, None)
+    lost = ended("", "mail", error="timeout", resent=True)
+    assert (lost.state, lost.stay_with, lost.layer) == (State.DEFERRED, MX.name, None)
+    assert ended("", "mail", error="timeout").stay_with is None
+    relayed = ended("", "connect", error="refused", source=RELAY, resent=True)
+    assert (relayed.stay_with, relayed.layer) == (RELAY.name, None)
+    assert ended("", "connect", error="refused", source=RELAY).layer == "relay"
