@@ -25,6 +25,7 @@ from router.mx import MxReader
 from router.policy.compiled import CompiledPolicy
 from router.policy.context import Context, RecipientRoom, RouterState
 from router.policy.decide import route_many
+from router.policy.differences import way
 from router.policy.record import record
 from router.recipients import MOST_HELD, RecipientLimit, Want
 from suppression.guard import Ask, Guard
@@ -199,7 +200,7 @@ class Dispatcher:
                 [job for job, _ in members], mirrored, before
             )
             for (job, made), other in zip(members, decisions, strict=True):
-                live, would = where(made), where(other)
+                live, would = way(made), way(other)
                 SHADOW.labels("same" if live == would else "different").inc()
                 if live != would:
                     log.info(
@@ -293,13 +294,6 @@ def _fitting(
     return out
 
 
-def where(decision: Decision) -> str:
-    """A decision in one word or path, for comparing policies."""
-    if isinstance(decision, Routed):
-        return f"{decision.queue} {decision.pool}/{decision.source}"
-    return "held" if isinstance(decision, Held) else f"refused {decision.reason}"
-
-
 def _parts(members: list[tuple[Job, Routed]], size: int) -> Iterable[list[tuple[Job, Routed]]]:
     """Chunks of at most ``size``, jobs of one domain side by side so that they share connections."""
     members.sort(key=lambda member: (member[0].lane, member[0].domain))
@@ -344,5 +338,5 @@ def _row(row_id: int, job: Job, decision: Decision, context: Context) -> Decisio
         queue=routed.queue if routed else None,
         rule=rule,
         reason=reason,
-        body=msgspec.json.encode(record(decision, context)).decode(),
+        body=msgspec.json.encode(record(decision, context, job)).decode(),
     )

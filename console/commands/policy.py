@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from mailweir.contracts.policy import Policy
     from mailweir.plumbing.database import Database
     from router.policy.problems import Loaded
+    from router.policy.simulate import Scene
 
 FileArgument = Annotated[Path, typer.Argument(help="Policy file (YAML); '-': standard input.")]
 
@@ -119,21 +119,23 @@ def simulate(
     at: Annotated[str | None, typer.Option("--at", help="Time, ISO 8601; default: now.")] = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Rehearse a policy: volumes, what waits or ends, limit hits, and the time the backlog needs."""
+    """Rehearse a policy: volumes, what waits or ends, limit hits, and the time the backlog needs.
+
+    Recorded decisions are made again with the snapshot of their time and what they tell of the paths.
+    """
     import msgspec
 
-    from console.commands.route import moment, read_world
     from router.policy.simulate import compare, rehearse
 
-    now = moment(at)
     candidate = _checked(file).policy
-    world = read_world(snapshot, now)
-    work = _read_jobs(jobs, now) if jobs is not None else _recorded(recorded, now)
-    result, ways = rehearse(candidate, work, world["snapshot"], world["fast"], now)
+    if jobs is None and (snapshot or at):
+        fail("recorded decisions bring their snapshot and time; these go with --jobs", Exit.USAGE)
+    scenes = _recorded(recorded) if jobs is None else [_scene(jobs, snapshot, at)]
+    result, ways = rehearse(candidate, scenes)
     body: dict[str, Any] = {"candidate": msgspec.to_builtins(result)}
     old = _checked(against).policy if against is not None else (None if jobs else _live())
     if old is not None:
-        before, old_ways = rehearse(old, work, world["snapshot"], world["fast"], now)
+        before, old_ways = rehearse(old, scenes)
         body["change"] = compare(before, result, old_ways, ways)
     emit(body, output, _print_rehearsal)
 
@@ -341,24 +343,42 @@ def _read_jobs(path: Path, now: float) -> list[Job]:
     return out
 
 
-def _recorded(count: int, now: float) -> Sequence[Job]:
-    """The jobs of the latest decisions, as they stood when they were accepted."""
-    import msgspec
-    from sqlalchemy import select
+def _scene(jobs: Path, snapshot: Path | None, at: str | None) -> Scene:
+    from console.commands.route import moment, read_world
+    from router.policy.simulate import Scene
 
+    now = moment(at)
+    world = read_world(snapshot, now)
+    work = _read_jobs(jobs, now)
+    gone = {str(address).lower() for address in world["suppressed"]}
+    suppressed = {j.id: "listed in the snapshot file" for j in work if j.recipient.lower() in gone}
+    return Scene(
+        work,
+        world["snapshot"],
+        world["fast"],
+        now,
+        suppressed,
+        world["providers"],
+        world["zones"],
+    )
+
+
+def _recorded(count: int) -> list[Scene]:
+    """The latest decisions, one a job, each in the world it was made in."""
     from console.opening import opened
-    from mailweir.spool.schema import decisions
-    from mailweir.spool.store import Spool
+    from console.recorded import Archive, Gone, snapshot_version
+    from router.policy.simulate import scene_then
 
+    scenes, gone = [], 0
     with opened() as (_, database):
-        with database.read() as conn:
-            ids = conn.execute(
-                select(decisions.c.job_id).order_by(decisions.c.id.desc()).limit(count)
-            ).scalars()
-            wanted = list(dict.fromkeys(ids))
-        spool = Spool(database)
-        found = [job for job in map(spool.job, reversed(wanted)) if job is not None]
-    if not found:
+        archive = Archive(database)
+        for body, job in archive.latest(count):
+            try:
+                scenes.append(scene_then(body, job, archive.snapshot(snapshot_version(body))))
+            except Gone:
+                gone += 1
+    if gone:
+        sys.stderr.write(f"{gone} decisions left out: their snapshots are no longer kept\n")
+    if not scenes:
         fail("no decision is recorded yet; give jobs with --jobs FILE", Exit.NOT_FOUND)
-    fresh = {"accepted_at": now, "due_at": now, "expires_at": None, "state": "accepted"}
-    return [msgspec.structs.replace(job, attempts=0, stay_with=None, **fresh) for job in found]
+    return scenes

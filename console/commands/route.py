@@ -38,8 +38,17 @@ def _group() -> None:
 
 def explain(
     job: Annotated[
-        Path, typer.Option("--job", help="JSON or YAML as the HTTP door takes it; '-': stdin.")
-    ],
+        Path | None,
+        typer.Option("--job", help="JSON or YAML as the HTTP door takes it; '-': stdin."),
+    ] = None,
+    job_id: Annotated[
+        str | None,
+        typer.Option("--id", help="Else: an accepted job, as it was decided, with all of then."),
+    ] = None,
+    decision: Annotated[
+        int | None,
+        typer.Option("--decision", min=1, help="Of --id: the first is 1; default: the last."),
+    ] = None,
     policy: Annotated[
         Path | None, typer.Option("--policy", help="Policy file; default: the policy in force.")
     ] = None,
@@ -56,6 +65,9 @@ def explain(
 ) -> None:
     """Explain the route of a job. With --policy it needs no running stack.
 
+    With --id a recorded decision is made again, from the policy and the snapshot of then; exit 4 when
+    something else comes out.
+
     The snapshot file may have ``paths`` ("source|provider|bucket": score, state, cap_day ...), ``paused``
     ("source:x": until), ``fast`` ("source|provider": rate, breaker, open_until ...), ``zones`` (domain ->
     geo zone), ``providers`` (domain -> provider), ``suppressed`` (list of addresses).
@@ -65,6 +77,13 @@ def explain(
     from router.policy.explain import explain as run
     from router.policy.jobs import BadJob, jobs_of
 
+    if (job is None) == (job_id is None):
+        fail("give a job by --job FILE, or an accepted one by --id ID", Exit.USAGE)
+    if job is None:
+        if policy or snapshot or at:
+            fail("--id takes policy, snapshot and time from the record", Exit.USAGE)
+        _explain_recorded(job_id or "", decision, output)
+        return
     now = moment(at)
     chosen = read_policy(policy) if policy is not None else _in_force()
     world = read_world(snapshot, now)
@@ -90,6 +109,34 @@ def explain(
         _show(jobs, answers)
     else:
         emit(body, Format(output.value))
+
+
+def _explain_recorded(job_id: str, number: int | None, output: Printed) -> None:
+    from console.opening import opened
+    from console.recorded import Archive, Gone, snapshot_version
+    from mailweir.contracts.ids import parse_id
+    from router.policy.replay import replay
+
+    try:
+        wanted = parse_id(job_id)
+    except ValueError as error:
+        fail(f"--id: {error}", Exit.USAGE)
+    with opened() as (_, database):
+        archive = Archive(database)
+        try:
+            found = archive.of_job(wanted, number)
+            policy = archive.policy(int(found.body["policy"]))
+            snapshot = archive.snapshot(snapshot_version(found.body))
+        except Gone as error:
+            fail(f"{job_id}: {error}", Exit.NOT_FOUND)
+    made = replay(found.body, found.job, policy, snapshot)
+    answer = {**made.explanation, "recorded": found.body, "expands_to_itself": made.same}
+    if output is Printed.TEXT:
+        _show([found.job], [answer])
+    else:
+        emit(answer, Format(output.value))
+    if not made.same:
+        fail("the record does not follow from its inputs; was the recipient erased?", Exit.REFUSED)
 
 
 def _show(jobs: list[Job], answers: list[dict[str, Any]]) -> None:

@@ -21,6 +21,7 @@ from router.policy.wanted import Asked, asked, wanted
 from router.policy.windows import is_open, next_opening
 
 MAX_HELD_PER_RECIPIENT = 20  # S21
+ZONE_UNKNOWN = "the geo zone of the MX, which is not known yet"
 ZONE_WAIT = 1.0  # seconds until a job whose zone is being found out is looked at again
 
 
@@ -68,7 +69,7 @@ def decide(job: Job, draft: Draft, trace: Trace | None = None) -> Decision:
     rules = context.policy.rules
     rule = rules.first(facts)
     if facts.domain in context.unplaced and (other := rules.waits_for_zone(facts, rule)):
-        why = f"rule {other.name!r} asks for the geo zone of the MX, which is not known yet"
+        why = f"rule {other.name!r} asks for {ZONE_UNKNOWN}"
         return held(job, context.now, context.now + ZONE_WAIT, why, rule=other.name)
     if stopped := _stopped(job, facts, rule, draft):
         return stopped

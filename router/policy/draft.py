@@ -8,6 +8,7 @@ from mailweir.contracts.policy import Share
 from router.policy import shares
 from router.policy.context import Context, RouterState
 from router.policy.eligibility import Look
+from router.policy.told import Told
 from router.policy.wanted import weight_at
 
 
@@ -22,8 +23,10 @@ class Drawn(NamedTuple):
 class Draft:
     """Mutable inside one batch only. :meth:`close` gives the state for the next."""
 
-    def __init__(self, context: Context, state: RouterState) -> None:
+    def __init__(self, context: Context, state: RouterState, told: Told | None = None) -> None:
+        """``told``: what a record says of this moment, in a replay."""
         self.context = context
+        self.told = told
         self.turns = dict(state.turns)
         self.credits = dict(state.credits)
         self.ramps = dict(state.ramps)
@@ -54,6 +57,9 @@ class Draft:
 
     def draw(self, key: str, arms: tuple[Share, ...]) -> Drawn:
         """Which arm's turn it is; nothing is charged yet."""
+        if self.told is not None:
+            self.told.arms = len(arms)
+            return Drawn(min(self.told.arm, len(arms) - 1), "", None)
         if len(arms) == 1:
             return Drawn(0, "", None)
         known = self._weights.get(key)

@@ -14,6 +14,7 @@ WINDOW_SECONDS = 10.0  # a path gets at most what it can send in this time, per 
 MAX_WAIT = 2.0  # seconds a job may wait inside a worker (settings: worker.max_wait)
 COLD = frozenset({"cold", "warming"})
 STOPPED = frozenset({"suspended", "paused"})
+BROKEN = "breaker open"
 RAMP_STEP = 0.1  # S14: 10 % a minute
 RAMP_FORGET = 300.0  # seconds without failover after which a ramp begins anew
 
@@ -88,6 +89,8 @@ def _over_cap(c: Candidate, fast: FastPath | None, used: int, now: float) -> No 
     """Warmup caps: what was used by the last look plus what this router has given since."""
     day, hour = (fast.used_day, fast.used_hour) if fast is not None else (0, 0)
     path = c.path
+    if path.state == "probation":
+        hour = 0  # its cap is the path's own, ``used_hour`` is all buckets': workers count it
     if path.cap_day is not None and day + used >= path.cap_day:
         return No(f"warmup cap of {path.cap_day} a day is used", now + 3600.0)
     if path.cap_hour is not None and hour + used >= path.cap_hour:
@@ -99,7 +102,7 @@ def _fast_refusal(fast: FastPath, used: int, needs: Needs) -> No | None:
     """Breaker, next token, and the path's share of the window."""
     now = needs.now
     if fast.breaker == "open" and (fast.open_until is None or fast.open_until > now):
-        return No("breaker open", fast.open_until)
+        return No(BROKEN, fast.open_until)
     if fast.breaker != "closed":  # a recheck: one real, low-risk job per look
         if needs.risky:
             return No("recheck of a broken path: not with high-risk mail", now + 60.0)

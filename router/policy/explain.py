@@ -23,9 +23,13 @@ def explain(job: Job, context: Context, state: RouterState | None = None) -> dic
     ``limits`` (the throttles the job will meet: layer, limit), ``precedence``
     (header | affinity | rule | default).
     """
-    draft = Draft(context, state or RouterState())
     trace = Trace()
-    decision = decide(job, draft, trace)
+    decision = decide(job, Draft(context, state or RouterState()), trace)
+    return described(job, decision, trace, context)
+
+
+def described(job: Job, decision: Decision, trace: Trace, context: Context) -> dict[str, Any]:
+    """A decision and its trace as :func:`explain` gives them."""
     chosen = (decision.pool, decision.source) if isinstance(decision, Routed) else None
     return {
         "outcome": _outcome(decision),
@@ -137,12 +141,3 @@ def _path_limits(policy: Policy, decision: Routed, path: PathState) -> list[tupl
     if source is not None and source.quota is not None:
         out.append((f"quota of {decision.source}", str(source.quota)))
     return out
-
-
-def agrees(body: dict[str, Any], job: Job, context: Context, state: RouterState) -> bool:
-    """Whether a recorded decision expands to itself: the same outcome, way and rule (replay)."""
-    from router.policy.record import record
-
-    draft = Draft(context, state)
-    again = record(decide(job, draft), context)
-    return all(again.get(k) == body.get(k) for k in ("outcome", "queue", "pool", "source", "rule"))

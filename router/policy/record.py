@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mailweir.contracts.job import Job
 from mailweir.contracts.route import Decision, Held, Refused, Rejected, Routed
 from router.policy.context import Context
 
@@ -20,7 +21,7 @@ def group(rejected: tuple[Rejected, ...]) -> dict[str, list[str]]:
     return out
 
 
-def record(decision: Decision, context: Context) -> dict[str, Any]:
+def record(decision: Decision, context: Context, job: Job) -> dict[str, Any]:
     """The body of a ``decisions`` row (JSON): inputs' versions, choice, reasons, losers.
 
     Holds no address: a decision never depends on more of it than its domain, provider and hash.
@@ -30,6 +31,7 @@ def record(decision: Decision, context: Context) -> dict[str, Any]:
         "snapshot": f"{context.snapshot.version}.{context.fast.version}",
         "policy": context.policy.policy.version,
     }
+    body.update(_inputs(context, job))
     match decision:
         case Routed():
             body.update(
@@ -56,6 +58,25 @@ def record(decision: Decision, context: Context) -> dict[str, Any]:
         case Refused():
             outcome = "expired" if decision.reason == "expired" else "refused"
             body.update(outcome=outcome, reason=decision.reason, detail=decision.detail)
+            if room := context.recipients.get(job.id):
+                body["held"] = room.held
             if decision.rule:
                 body["rule"] = decision.rule
     return body
+
+
+def _inputs(context: Context, job: Job) -> dict[str, Any]:
+    """What a replay needs beside the row: the job where it was not fresh, what was known of its MX."""
+    then: dict[str, Any] = {}
+    if job.attempts:
+        then["attempts"] = job.attempts
+    if job.state != "accepted":
+        then["state"] = job.state
+    if job.stay_with:
+        then["stay"] = job.stay_with
+    out: dict[str, Any] = {"job": then} if then else {}
+    if provider := context.providers.get(job.domain):
+        out["mx"] = provider
+    if zone := context.zones.get(job.domain):
+        out["zone"] = zone
+    return out

@@ -16,6 +16,7 @@ from router.policy.rules import Facts, zones_of
 from router.policy.waiting import RECHECK, UNKNOWN_WAIT, held, summary
 from router.policy.wanted import Wanted
 
+LAST_RESORT = "score below throttling: only if nothing better is left"
 STAY_WAIT = 3600.0  # a greylisted job waits this long for its source before it may move
 _NO_ACTION = Action()
 
@@ -214,6 +215,9 @@ class Search:
             return candidates, None  # fallback relays have an order of their own
         pool = self.draft.context.policy.pools[step.pool].pool
         if not pool.sticky and not self.wish.source:
+            told = self.draft.told
+            if told is not None:  # whose turn it was is in the record
+                return sorted(candidates, key=lambda c: told.place(c.pool, c.name)), None
             key = f"{step.pool}|{self.facts.provider}|{self.bucket}"
             return round_robin(view, self.draft.credits.get(key, {}), self.regions)
         if len(candidates) <= 1:
@@ -235,13 +239,19 @@ class Search:
             return No(
                 "the provider fails for all our own sources: they do not shift among themselves"
             )
-        no = refusal(c, needs, self.draft.look, failover=step.failover)
+        no = self._refusal(c, needs, failover=step.failover)
         if no is None and self.transactional:
             floor = self.draft.look.thresholds.throttle_below
             if c.path.score < floor:
                 self.degraded.append(Found(c, step, None))
-                return No(f"score below {floor:g}: only if nothing better is left")
+                return No(LAST_RESORT)
         return no
+
+    def _refusal(self, c: Candidate, needs: Needs, *, failover: bool) -> No | None:
+        told = self.draft.told
+        if told is not None and told.knows(c.pool, c.name):
+            return told.refusal(c.pool, c.name)
+        return refusal(c, needs, self.draft.look, failover=failover)
 
     def _reject(
         self, pool: str, source: str, why: str, until: float | None, c: Candidate | None = None
@@ -275,11 +285,7 @@ class Search:
             return None
         c, step = place
         until = self.draft.paused.get(f"pool:{c.pool}") if self.draft.paused else None
-        no = (
-            No("its pool is paused", until)
-            if until
-            else refusal(c, needs, self.draft.look, failover=False)
-        )
+        no = No("its pool is paused", until) if until else self._refusal(c, needs, failover=False)
         if no is None:
             if self.trace is not None:
                 self.trace.looked.append((c, None))

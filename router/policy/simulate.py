@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
 from mailweir.contracts.job import Job
 from mailweir.contracts.policy import Policy
 from mailweir.contracts.route import Held, Refused, Routed
-from mailweir.contracts.snapshot import FastState, Snapshot
+from mailweir.contracts.snapshot import FastPath, FastState, Snapshot
 from router.policy.compiled import CompiledPolicy
 from router.policy.context import Context, RouterState
 from router.policy.decide import route_many
 from router.policy.differences import way
+from router.policy.eligibility import BROKEN
+from router.policy.replay import job_then
 
 BATCH = 300
+
+
+class Scene(NamedTuple):
+    """Jobs that are decided in the same world."""
+
+    jobs: Sequence[Job]
+    snapshot: Snapshot
+    fast: FastState
+    now: float
+    suppressed: Mapping[int, str] = {}
+    providers: Mapping[str, str] = {}
+    zones: Mapping[str, str] = {}
 
 
 class Rehearsal(msgspec.Struct, frozen=True):
@@ -36,10 +50,8 @@ class Rehearsal(msgspec.Struct, frozen=True):
     slowest: str  # the limit that decides it
 
 
-def rehearse(
-    policy: Policy, jobs: Sequence[Job], snapshot: Snapshot, fast: FastState, now: float
-) -> tuple[Rehearsal, list[str]]:
-    """Decide all jobs as one backlog at ``now``; the summary, and each job's way in order."""
+def rehearse(policy: Policy, scenes: Iterable[Scene]) -> tuple[Rehearsal, list[str]]:
+    """Decide all jobs, each in its scene; the summary, and each job's way in order."""
     compiled = CompiledPolicy(policy)
     state = RouterState()
     counts: dict[str, Counter[str]] = {
@@ -49,11 +61,17 @@ def rehearse(
     loads: Counter[tuple[str, str, str]] = Counter()  # pool, source, provider
     buckets: Counter[str] = Counter()
     ways: list[str] = []
-    for at in range(0, len(jobs), BATCH):
-        batch = jobs[at : at + BATCH]
+    for number, (scene, batch) in enumerate(_batches(scenes)):
         # each batch sees a fresh look at the paths, as in the running router
-        look = FastState(fast.version + at // BATCH, fast.paths)
-        context = Context(compiled, snapshot, look, now)
+        context = Context(
+            compiled,
+            scene.snapshot,
+            FastState(number, scene.fast.paths),
+            scene.now,
+            suppressed=scene.suppressed,
+            providers=scene.providers,
+            zones=scene.zones,
+        )
         decisions, state = route_many(batch, context, state)
         for job, decision in zip(batch, decisions, strict=True):
             ways.append(way(decision))
@@ -79,9 +97,33 @@ def rehearse(
     parts = {name: dict(counter.most_common()) for name, counter in counts.items()}
     return (
         Rehearsal(
-            jobs=len(jobs), limit_hits=hits, seconds=round(seconds, 1), slowest=slowest, **parts
+            jobs=len(ways), limit_hits=hits, seconds=round(seconds, 1), slowest=slowest, **parts
         ),
         ways,
+    )
+
+
+def _batches(scenes: Iterable[Scene]) -> Iterator[tuple[Scene, Sequence[Job]]]:
+    for scene in scenes:
+        for at in range(0, len(scene.jobs), BATCH):
+            yield scene, scene.jobs[at : at + BATCH]
+
+
+def scene_then(body: Mapping[str, Any], job: Job, snapshot: Snapshot) -> Scene:
+    """The scene of a recorded decision: what its record tells, its open breakers among that."""
+    domain = job.domain
+    provider = body.get("mx") or (domain if job.lane.startswith("~") else job.lane)
+    lost = body.get("lost", {}).get(BROKEN, ())
+    paths = {f"{name.rpartition('/')[2]}|{provider}": FastPath(breaker="open") for name in lost}
+    refused = body.get("outcome") == "refused" and body.get("reason") == "suppressed"
+    return Scene(
+        (job_then(job, body),),
+        snapshot,
+        FastState(0, paths),
+        body["at"],
+        {job.id: body["detail"]} if refused else {},
+        {domain: body["mx"]} if body.get("mx") else {},
+        {domain: body["zone"]} if body.get("zone") else {},
     )
 
 

@@ -279,8 +279,8 @@ def test_batch_is_the_fold_of_single_decisions_and_records_hold_no_address():
         single.append(d)
     assert single == many
     assert state == end
-    for d in many:
-        body = msgspec.json.encode(record(d, c))
+    for j, d in zip(jobs, many, strict=True):
+        body = msgspec.json.encode(record(d, c, j))
         assert b"@" not in body
         assert b'"snapshot":"7.3"' in body
 

@@ -23,11 +23,13 @@ from mailweir.contracts.policy import (
 from mailweir.contracts.route import Held, Refused, Routed
 from mailweir.contracts.snapshot import FastPath, PathState
 from router.policy import shares
+from router.policy.compiled import CompiledPolicy
 from router.policy.decide import decide, route, route_many
 from router.policy.draft import Draft
-from router.policy.explain import agrees, explain
+from router.policy.explain import explain
 from router.policy.fairness import STEP_SHARE, plan
 from router.policy.record import record
+from router.policy.replay import replay
 from router.policy.rules import Facts, RuleIndex, compile_match
 from tests.unit.router.build import FRESH, NOW, context, job
 
@@ -182,7 +184,19 @@ def test_decisions_obey_what_binds(world):
         assert again == d
         # explain decides the same, and a record expands to itself
         assert explain(j, c, before)["source"] == (d.source if isinstance(d, Routed) else None)
-        assert agrees(record(d, c), j, c, before)
+        body = msgspec.json.decode(msgspec.json.encode(record(d, c, j)))
+        later = msgspec.structs.replace(j, attempts=3, state="sent", stay_with=None)
+        done = replay(body, later, CompiledPolicy(c.policy.policy), c.snapshot)
+        assert done.same, (body, record(done.decision, c, j))
+        expanded = done.explanation
+        assert [expanded["pool"], expanded["source"]] == [body.get("pool"), body.get("source")]
+        # every loser of the record stands in the expansion, for the same reason
+        why = {(k["pool"], k["source"]): k["rejected_because"] for k in expanded["candidates"]}
+        for reason, names in body.get("lost", {}).items():
+            for name in names:
+                key = tuple(name.rsplit("/", 1))
+                won = key == (body.get("pool"), body.get("source"))
+                assert won or why[key] == reason or "isolation" in reason
     assert folded == state
 
 
@@ -326,7 +340,7 @@ def test_records_are_small():
     down = {f"s{i}|gmail": FastPath(breaker="open", open_until=NOW + 9) for i in range(20)}
     c = context(p, None, down)
     d, _ = route(job(bucket="bulk"), c, FRESH)
-    body = msgspec.json.encode(record(d, c))
+    body = msgspec.json.encode(record(d, c, job(bucket="bulk")))
     assert isinstance(d, Held)
     assert len(body) < 600
     assert body.count(b"breaker open") == 2  # in the sentence and as the one group
