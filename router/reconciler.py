@@ -108,7 +108,7 @@ class Reconciler:
         held = self._held()
         real = time.time()
         for queue, depth in depths.items():
-            if depth or held:
+            if depth or held is None or held.get(queue):
                 self._empty_since.pop(queue, None)
             else:
                 self._empty_since.setdefault(queue, real)
@@ -119,13 +119,14 @@ class Reconciler:
         log.warning("chunks lost by the broker", chunks=len(lost), jobs=count)
         return count
 
-    def _held(self) -> bool:
-        """Whether workers may hold untaken chunks. RabbitMQ tells only through its management API;
-        without it an empty queue proves nothing, and a chunk is lost only when a later one was taken."""
+    def _held(self) -> dict[str, int] | None:
+        """Chunks that workers hold, taken or not, per queue; None where nobody tells. RabbitMQ does only
+        through its management API: without it an empty queue proves nothing, and a chunk is lost only
+        when a later one was taken."""
         try:
-            return self._publisher.unacked() > 0
+            return self._publisher.held()
         except BrokerUnavailable as error:
             if not self._warned:
                 log.warning("an empty queue proves nothing", why=str(error))
                 self._warned = True
-            return True
+            return None

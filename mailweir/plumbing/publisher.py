@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -65,7 +66,7 @@ class Waiting(msgspec.Struct, frozen=True):
 class _Line(Protocol):
     def publish(self, messages: Sequence[TaskMessage]) -> None: ...
     def depths(self, queues: Sequence[str]) -> dict[str, int]: ...
-    def unacked(self) -> int: ...
+    def held(self) -> dict[str, int]: ...
     def waiting(self) -> Waiting: ...
     def close(self) -> None: ...
 
@@ -94,13 +95,18 @@ class Publisher:
         return self._line.depths(queues)
 
     def unacked(self) -> int:
-        """Messages that workers hold and have not acknowledged. Raises :class:`BrokerUnavailable`.
+        """Messages that workers hold and have not acknowledged, see :meth:`held`."""
+        return sum(self._line.held().values())
+
+    def held(self) -> dict[str, int]:
+        """Messages that workers hold and have not acknowledged, per queue; a queue without any may be
+        absent. Raises :class:`BrokerUnavailable`.
 
         On Redis a killed worker's messages stay where they are for ``broker.visibility_timeout``; those
         older than a live worker leaves one untaken do not count. RabbitMQ tells it through its
         management API (``broker.management``), some seconds old.
         """
-        return self._line.unacked()
+        return self._line.held()
 
     def waiting(self) -> Waiting:
         """What lies in the ingress queue. Raises :class:`BrokerUnavailable`."""
@@ -113,7 +119,7 @@ class Publisher:
 
 class _RedisLine:
     def __init__(self, settings: Settings, url: str) -> None:
-        self._held = settings.worker.chunk_seconds + settings.worker.lease
+        self._longest = settings.worker.chunk_seconds + settings.worker.lease
         self._client = redis.Redis.from_url(
             redis_url(url),
             # a retried LPUSH whose reply was late would publish twice
@@ -150,11 +156,18 @@ class _RedisLine:
             pipe.llen(keys.CELERY_PREFIX + queue)
         return dict(zip(queues, self._ask(pipe), strict=True))
 
-    def unacked(self) -> int:
+    def held(self) -> dict[str, int]:
         pipe = self._client.pipeline(transaction=False)
         # the score is when kombu delivered it, by the worker's clock
-        pipe.zcount(keys.CELERY_PREFIX + "unacked_index", time.time() - self._held, "+inf")
-        return int(self._ask(pipe)[0])
+        since = time.time() - self._longest
+        pipe.zrangebyscore(keys.CELERY_PREFIX + "unacked_index", since, "+inf")
+        tags = self._ask(pipe)[0]
+        if not tags:
+            return {}
+        pipe.hmget(keys.CELERY_PREFIX + "unacked", tags)
+        # kombu keeps [message, exchange, routing key], and ours go to the default exchange
+        entries = [msgspec.json.decode(raw) for raw in self._ask(pipe)[0] if raw is not None]
+        return dict(Counter(str(entry[2]) for entry in entries))
 
     def waiting(self) -> Waiting:
         queue = keys.CELERY_PREFIX + keys.INGRESS
@@ -173,6 +186,13 @@ class _RedisLine:
 
     def close(self) -> None:
         self._client.close()
+
+
+class _Row(msgspec.Struct):
+    """A queue in the answer of RabbitMQ's management API."""
+
+    name: str
+    messages_unacknowledged: int = 0  # absent until there are statistics
 
 
 class _AmqpLine:
@@ -259,25 +279,24 @@ class _AmqpLine:
             self._drop()
             raise BrokerUnavailable(f"no answer: {type(error).__name__}") from error
 
-    def unacked(self) -> int:
+    def held(self) -> dict[str, int]:
         api = self._settings.broker.management
         vhost = quote(self._connection.virtual_host or "/", safe="")
         try:
             answer = httpx.get(
                 f"{(api.get_secret_value() if api else self._default_api()).rstrip('/')}"
                 f"/api/queues/{vhost}",
-                params={"columns": "messages_unacknowledged"},
+                params={"columns": "name,messages_unacknowledged"},
                 timeout=self._settings.broker.socket_timeout,
             )
             answer.raise_for_status()
-            # a queue without statistics yet comes as an empty list, Erlang's empty object
-            rows = msgspec.json.decode(answer.content, type=list[dict[str, int] | list[int]])
+            rows = msgspec.json.decode(answer.content, type=list[_Row])
         except (httpx.HTTPError, msgspec.DecodeError) as error:
             raise BrokerUnavailable(
                 f"RabbitMQ's management API gave no answer: {type(error).__name__}; "
                 "set broker.management"
             ) from None
-        return sum(row.get("messages_unacknowledged", 0) for row in rows if isinstance(row, dict))
+        return {row.name: row.messages_unacknowledged for row in rows}
 
     def _default_api(self) -> str:
         broker = self._connection

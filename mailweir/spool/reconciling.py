@@ -82,8 +82,9 @@ class Reconciling(Room):
 
     def lost_chunks(self, lost_after: float, empty_since: dict[str, float]) -> list[int]:
         """Untaken chunks that are provably gone, oldest first: a later chunk of the queue was taken
-        over ``lost_after`` real seconds ago, or the queue has been empty that long (``empty_since``:
-        queue -> real time since which the broker's queue was seen empty, nothing unacknowledged).
+        over ``lost_after`` real seconds ago, or the queue has been empty that long since its
+        publication (``empty_since``: queue -> real time since which every look at the broker's queue
+        found it empty, nothing unacknowledged; a chunk may be lost between two looks).
 
         A chunk that merely waits in a slow queue is not lost, however long."""
         lost: list[int] = []
@@ -96,7 +97,7 @@ class Reconciling(Room):
                 before.append(latest - PUBLISH_SKEW)
             empty = empty_since.get(queue)
             if empty is not None and empty <= now - lost_after:
-                before.append(empty)
+                before.append(now - lost_after)
             if before:
                 rows = self._read(sql.CHUNKS_UNTAKEN, (queue, max(before)))
                 lost += [r[0] for r in rows]

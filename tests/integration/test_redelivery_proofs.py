@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,10 +116,11 @@ def redis_rig(redis_clean: redis.Redis, redis_url: str, tmp_path: Path) -> Itera
     rig.close()
 
 
-def held(rig: Rig, age: float) -> None:
+def held(rig: Rig, age: float, queue: str = QUEUE) -> None:
     """A worker took a message ``age`` real seconds ago and has not acknowledged it."""
     with redis.Redis.from_url(plumbing.redis_url(plumbing.broker_url(rig.settings))) as broker:
         broker.zadd(f"{keys.CELERY_PREFIX}unacked_index", {"tag": time.time() - age})
+        broker.hset(f"{keys.CELERY_PREFIX}unacked", "tag", json.dumps([{}, "", queue]))
 
 
 def test_what_a_live_worker_may_hold_is_not_lost(redis_rig: Rig) -> None:
@@ -132,3 +134,16 @@ def test_what_a_killed_worker_left_behind_proves_nothing_against_it(redis_rig: R
     worker = redis_rig.settings.worker
     held(redis_rig, worker.chunk_seconds + worker.lease + 1)
     assert redis_rig.look(job) == State.DUE
+
+
+def test_what_is_held_of_another_queue_proves_nothing_against_it(redis_rig: Rig) -> None:
+    job = redis_rig.dispatched()
+    held(redis_rig, 1, "transactional")
+    assert redis_rig.look(job) == State.DUE
+
+
+def test_a_chunk_lost_between_two_looks_is_lost(redis_rig: Rig) -> None:
+    for _ in range(3):  # the queue is known to be empty before
+        redis_rig.reconciler.turn()
+        time.sleep(0.02)
+    assert redis_rig.look(redis_rig.dispatched()) == State.DUE
