@@ -23,7 +23,17 @@ PROVIDER, TEXT, STRONG, WEAK, PLAIN, STAGE = 0.95, 0.9, 0.8, 0.6, 0.5, 0.4
 DEFINITE = 0.7
 """Below this a hard verdict asks for no suppression: it takes a second one a day later."""
 
-_GUESSED = frozenset({"recipient-rejected", "recipient-refused", "mail-action", "policy", "server"})
+_GUESSED = frozenset(
+    {
+        "recipient-rejected",
+        "recipient-refused",
+        "recipient-negated",
+        "mail-action",
+        "policy",
+        "server",
+        "relay-any",
+    }
+)
 _GUESS = 0.75
 
 

@@ -27,7 +27,9 @@ class Reply(NamedTuple):
 
 _BLANKS = re.compile(r"[\s\x00-\x1f\x7f\u200b\ufeff]+")
 _ESCAPED_NEWLINE = re.compile(r"(?:\\r)?\\n")
-_DIAGNOSTIC_TYPE = re.compile(r"^\s*(?:sm[tp]{2}|x-[a-z0-9-]{1,30}|x400|lmtp)\s*;\s*", re.IGNORECASE)
+_DIAGNOSTIC_TYPE = re.compile(
+    r"^\s*(?:sm[tp]{2}|x-[a-z0-9-]{1,30}|x400|lmtp)\s*;\s*", re.IGNORECASE
+)
 # where another MTA quotes the remote: what follows is the reply itself
 _QUOTED = re.compile(
     r"(?:\bsaid:|\]:|\breason:|\bresponded with:?|\breplied:|\bremote host said:|"
@@ -47,9 +49,12 @@ _WRAPPED = re.compile(
 _OWN_WORDS = re.compile(
     r"\(?\bin (?:reply|response) to (?:the )?[a-z -]{3,40}? command\)?\)?|"
     r"^\s*delivery temporarily suspended:|, ?relay ?= ?\[[^\]]{0,60}\]|"
-    r"(?<![\w:/.])/(?:[\w.\-]+/)+[\w.\-]*",
+    r"(?<![\w:/.])/(?:[\w.\-]+/)+[\w.\-]*|"
+    r": ?retry time(?:out)? (?:exceeded|not reached)[^;]{0,80}$|/?\bgiving up on [\d.:a-f]+\W*$",
     re.IGNORECASE,
 )
+# of an address of a page only the place and Google's reason (?p=NoSuchUser) say anything
+_PAGE = re.compile(r"(https?://[^\s?]{1,200})\?(?:[^\s]*?\b(p=[a-z]+))?\S*", re.IGNORECASE)
 _CODE_AT_START = re.compile(r"^\W{0,4}(?:sm[tp]{2};\s*)?([2-5]\d\d)(?![\d.])(?:[ \-:,#]|$)")
 _CODE_ANYWHERE = re.compile(r"(?<![\d.\-/:#])([45]\d\d)(?=[ \-]\D|[ \-]\d\.\d|:\s)(?!-\d)")
 _ENHANCED = re.compile(r"(?<![\d.])([245])\.(\d{1,2})\.(\d{1,3})(?!\d|\.\d)")
@@ -79,6 +84,8 @@ def read(reply: str) -> Reply:
     """Read a reply of any shape. Never raises."""
     text = _ESCAPED_NEWLINE.sub("\n", reply[: 2 * MAX_CHARS]).replace("&nbsp;", " ")
     text = _BLANKS.sub(" ", text).strip()[:MAX_CHARS]
+    if text.count("_") > 4 and text.count("_") > 2 * text.count(" "):
+        text = text.replace("_", " ")  # as qmail writes its log
     stage_found = _IN_REPLY_TO.search(text)
     quotations = list(_QUOTED.finditer(text))  # the last one is the nearest to the remote
     inner = _DIAGNOSTIC_TYPE.sub("", text)
@@ -89,6 +96,7 @@ def read(reply: str) -> Reply:
         inner = inner[wrapped.end() :] if wrapped else inner
     code = _code(inner) or _code(text)
     enhanced = _enhanced(inner) or _enhanced(text)
+    inner = _PAGE.sub(lambda page: page[1] + ("?" + page[2] if page[2] else ""), inner)
     plain = _ADDRESS.sub("<@>", _OWN_WORDS.sub(" ", inner).lower())
     plain = _ENHANCED_IN_TEXT.sub(" ", plain)
     if code is not None:  # the code of every line; another number may be a wait or a size
