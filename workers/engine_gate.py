@@ -203,7 +203,8 @@ class Gate:
                     purse.left -= 1
                     going.append(entry)
                 else:
-                    entry.place = purse.places.popleft()
+                    # none: the tokens ran out while the list was asked, so it asks again at once
+                    entry.place = purse.places.popleft() if purse.places else self._clock.now()
                     _answer(entry, None)
         if going:
             await self._mark(going)

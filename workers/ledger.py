@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from mailweir.contracts.lifecycle import State
 from mailweir.contracts.policy import Policy
 from mailweir.contracts.route import Orders
-from mailweir.contracts.snapshot import OTHER, Snapshot
+from mailweir.contracts.snapshot import Snapshot
 from mailweir.plumbing import keys
 from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.database import Database
@@ -49,8 +49,7 @@ def counts(database: Database, snapshot: Snapshot, policy: Policy, now: float) -
                 .group_by(attempts.c.source, attempts.c.provider, attempts.c.bucket)
             )
             for source, provider, bucket, count in conn.execute(query):
-                listed = f"{source}|{provider}|{bucket}" in snapshot.paths
-                name = cap_name(source, provider if listed else OTHER, bucket, seconds)
+                name = cap_name(snapshot, source, provider, bucket, seconds)
                 found[keys.counted(name, int(now // seconds))] += count
         if any(rule.action.daily_limit is not None for rule in policy.rules):
             query_rules = (

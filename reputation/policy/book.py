@@ -26,6 +26,7 @@ BUSY = 100.0  # jobs a day from which an unknown provider is listed by its own n
 FORGET_AFTER = 2 * 86400.0  # an unknown provider's path without news
 MAX_PATHS = 5000  # paths in a snapshot, busiest first: under 1 MiB
 RESTLESS = frozenset({State.SUSPENDED, State.PROBATION, State.RECOVERING, State.SLOWED})
+OUT = frozenset({State.SUSPENDED, State.PROBATION, State.RECOVERING})
 MAX_REASONS = 4
 RECENT = 5000  # failures at a provider that can be taken back when they turn out to be its own
 TAKEN_BACK = 600.0  # policy seconds before a provider's trouble was recognised
@@ -313,24 +314,35 @@ class Book:
             for key, path in self.paths.items()
             if len(self._keys(key)) == 1
             or key.provider == OTHER
-            or path.standing.state is not State.WARM
-            or counters.faded(path.counters)[N.TRIES] >= BUSY
+            or path.standing.state in OUT
+            or (key.source not in self._cold and self._of_note(path))
         ]
         if len(shown) > MAX_PATHS:
             shown.sort(key=lambda item: -counters.faded(item[1].counters)[N.TRIES])
             del shown[MAX_PATHS:]
         out = {str(key): self._state(key, path, now, paused) for key, path in shown}
+        # a cap counts all buckets of a source at a provider under one name from the first job on
         for source in sorted(self._cold if self.policy.warmup.enabled else ()):
-            for key in self._of(source, OTHER):
-                if str(key) not in out:
-                    out[str(key)] = self._unseen(key, now, paused)
+            for provider in (OTHER, *sorted(self._named | self.policy.providers.keys())):
+                for key in self._of(source, provider):
+                    if str(key) not in out:
+                        out[str(key)] = self._unseen(key, now, paused)
         return out
 
+    @staticmethod
+    def _of_note(path: Path) -> bool:
+        """Whether an unknown provider is listed by its name; a warming source's share ``other``'s cap."""
+        busy = counters.faded(path.counters)[N.TRIES] >= BUSY
+        return busy or path.standing.state is not State.WARM
+
     def _unseen(self, key: PathKey, now: float, paused: Mapping[str, float]) -> PathState:
-        """A cold source at a provider it has not met: its first day's cap."""
-        path = Path(Counters(), standing.new(State.COLD, now))
+        """A bucket a warming source has not sent yet at a provider: under the source's cap there."""
+        plan = self.plan(key.provider)
+        w = self.warm.get((key.source, key.provider)) or warmup.begin(plan, now)
+        done = w.cap >= plan.target
+        begun = State.WARM if done else State.COLD if w.step == 1 else State.WARMING
+        path = Path(Counters(), standing.new(begun, now))
         path.score = score(path.counters, cold=True)
-        w = self.warm.get((key.source, OTHER)) or warmup.begin(self.plan(OTHER), now)
         return self._state(key, path, now, paused, w)
 
     def _state(

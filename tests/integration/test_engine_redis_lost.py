@@ -47,13 +47,13 @@ async def test_counted_limits_wait_for_the_recount(
     throttle = Throttle(client, clock)
     [before] = await throttle.take([(ask, 100)])
     assert before.granted == 0
-    assert before.layer == "capd:mx1|gmail|bulk"
+    assert before.layer == "capd:mx1|gmail"
     assert recount(
         rig.spool.database, redis_clean, epoch="new", snapshot=snapshot,
         policy=policy_for("gmail"), clock=clock,
     ) == 30  # fmt: skip
     granted, layer = 0, None
-    while layer != "capd:mx1|gmail|bulk":
+    while layer != "capd:mx1|gmail":
         [after] = await throttle.take([(ask, 100)])
         granted, layer = granted + after.granted, after.layer
     assert granted == 20, "50 a day, 30 are gone"
@@ -66,7 +66,7 @@ async def test_away_a_worker_grants_its_share_and_debits_it_on_return(
     redis_clean.set(keys.EPOCH, "one")
     redis_clean.set(keys.COUNTERS_READY, "one")
     clock = Hand()
-    cap = Layer("capd:mx1|gmail|bulk", "count", 100, DAY)
+    cap = Layer("capd:mx1|gmail", "count", 100, DAY)
     ask = Ask("mx1", "gmail", (PATH, cap))
     client = Redis.from_url(redis_url)
     throttle = Throttle(client, clock, share=lambda: 4)

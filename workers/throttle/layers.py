@@ -110,20 +110,24 @@ def layers_for(
 
 
 def cap_layers(snapshot: Snapshot, source: str, provider: str, bucket: str) -> list[Layer]:
-    """The warmup cap of a path per hour and day; paths the snapshot does not list share ``other``."""
+    """The warmup cap of a source at a provider per hour and day, all buckets together; providers the
+    snapshot does not list share ``other``. Probation's cap is of the path: its other buckets go on."""
     state = snapshot.path(source, provider, bucket)
-    listed = f"{source}|{provider}|{bucket}" in snapshot.paths
     found = []
     for cap, seconds in ((state.cap_hour, HOUR), (state.cap_day, DAY)):
         if cap is not None:
-            name = cap_name(source, provider if listed else OTHER, bucket, seconds)
+            name = cap_name(snapshot, source, provider, bucket, seconds)
             found.append(Layer(name, "count", cap, seconds))
     return found
 
 
-def cap_name(source: str, provider: str, bucket: str, seconds: float) -> str:
-    """Name of a warmup cap's counter."""
-    return f"cap{'h' if seconds == HOUR else 'd'}:{source}|{provider}|{bucket}"
+def cap_name(snapshot: Snapshot, source: str, provider: str, bucket: str, seconds: float) -> str:
+    """Name of the counter of a path's cap in slots of so many seconds."""
+    path = f"{source}|{provider}|{bucket}"
+    place = f"{source}|{provider if path in snapshot.paths else OTHER}"
+    if seconds == HOUR and snapshot.path(source, provider, bucket).state == "probation":
+        return f"caph:{place}|{bucket}"
+    return f"{'caph' if seconds == HOUR else 'capd'}:{place}"
 
 
 def rule_day(rule: str) -> str:
