@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -54,6 +54,7 @@ class SuppressionListener:
         self._projection = Projection(client, database, secret)
         self._listener = Listener(client, database, NAME)
         self._guards = self._load_guards()
+        self._building: Generator[int, None, int | None] | None = None
         self._next_renew = self._next_commit = self._next_tend = 0.0
 
     def run(self, stop: Callable[[], bool], beat: Callable[[], None] = lambda: None) -> None:
@@ -70,7 +71,7 @@ class SuppressionListener:
         """One look: renew the projection, apply what came (waiting for it up to ``wait`` real
         seconds); how many rows came. Raises DatabaseUnavailable; the rows come again then."""
         self._renew()
-        news = self._listener.poll(wait)
+        news = self._listener.poll(0.0 if self._building is not None else wait)
         try:
             if len(news):
                 self._apply(news.attempts, news.feedback)
@@ -82,16 +83,23 @@ class SuppressionListener:
         return len(news)
 
     def _renew(self) -> None:
-        if time.monotonic() < self._next_renew:
+        """Keep the projection trusted; one page of it while it is built, so that news never waits."""
+        if self._building is None and time.monotonic() < self._next_renew:
             return
         self._next_renew = time.monotonic() + RENEW_EVERY
         try:
-            if not self._projection.renew():
-                count = self._projection.rebuild()
-                if count is not None:
-                    _log.info("suppression list projected", keys=count)
-        except RedisError as error:
-            _log.warning("suppression projection waits for Redis", error=str(error))
+            if self._building is None:
+                if self._projection.renew():
+                    return
+                self._building = self._projection.build()
+            next(self._building)
+        except StopIteration as done:
+            self._building = None
+            if done.value is not None:
+                _log.info("suppression list projected", keys=done.value)
+        except (RedisError, DatabaseUnavailable) as error:
+            self._building = None
+            _log.warning("suppression projection waits", error=str(error))
 
     def _apply(self, tries: list[AttemptRow], events: list[FeedbackRow]) -> None:
         tripped = self._note(tries)

@@ -90,7 +90,7 @@ def fed_back(event: Feedback, who: Subject, at: float) -> Change:
     tenant to this address."""
     source = event.event_id[:64]
     if event.type is EventType.COMPLAINED:
-        if event.category == "not_spam":
+        if event.category == "not-spam":
             return Change()  # RFC 5965 feedback-type not-spam says the opposite
         # a complaint nobody can assign to a tenant holds for all of them: the person is angry
         scope = Scope.TENANT if who.tenant else Scope.GLOBAL

@@ -103,20 +103,23 @@ def as_held(entry: Entry) -> Held:
     return Held(entry.scope, entry.tenant, entry.bucket, entry.reason, entry.expires_at)
 
 
-def every(conn: Connection, *, page: int = 5000) -> Iterator[list[Entry]]:
+def every(conn: Connection, *, size: int = 5000) -> Iterator[list[Entry]]:
     """The whole list in pages ordered by key; all entries of a key are in one page."""
     after = ""
-    while True:
-        query = select(*_COLUMNS).where(table.c.key > after).order_by(table.c.key).limit(page)
-        rows = conn.execute(query).all()
-        if not rows:
-            return
+    while entries := page(conn, after, size=size):
+        yield entries
+        after = entries[-1].key
+
+
+def page(conn: Connection, after: str, *, size: int = 5000) -> list[Entry]:
+    """The entries of the next keys after this one, whole keys only; empty at the end."""
+    query = select(*_COLUMNS).where(table.c.key > after).order_by(table.c.key).limit(size)
+    rows = conn.execute(query).all()
+    if len(rows) == size:  # the last key may have more rows beyond the page: read it whole
         last = rows[-1].key
-        if len(rows) == page:  # the last key may have more rows beyond the page: read it whole
-            rows = [row for row in rows if row.key != last]
-            rows += conn.execute(select(*_COLUMNS).where(table.c.key == last)).all()
-        yield [_entry(row) for row in rows]
-        after = last
+        rows = [row for row in rows if row.key != last]
+        rows += conn.execute(select(*_COLUMNS).where(table.c.key == last)).all()
+    return [_entry(row) for row in rows]
 
 
 def listing(

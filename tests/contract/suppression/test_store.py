@@ -89,7 +89,7 @@ def test_pages_hold_all_entries_of_a_key(database: Database) -> None:
     everything = [entry(k, scope="bucket", bucket=b) for k in keys for b in ("bulk", "marketing")]
     with database.write() as conn:
         store.add(conn, everything)
-        pages = list(store.every(conn, page=7))
+        pages = list(store.every(conn, size=7))
     assert sum(map(len, pages)) == 50
     per_page = [{e.key for e in page} for page in pages]
     for first, second in itertools.pairwise(per_page):
