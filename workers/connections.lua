@@ -8,28 +8,30 @@
 -- KEYS[2] wanting  sorted set: workers that got nothing, by the time until which that counts
 --
 -- ARGV[1] worker   id of this life of the worker: a restarted one is another one
--- ARGV[2] had      leases it counts as its own: those it does not hold any more are asked anew
--- ARGV[3] want     leases it wants to hold after this call; 0 gives all back
--- ARGV[4] cap      of all workers together
--- ARGV[5] seconds  a lease lasts
+-- ARGV[2] want     leases it wants to hold after this call; 0 gives all back
+-- ARGV[3] cap      of all workers together
+-- ARGV[4] seconds  a lease lasts
 --
 -- wanting: other workers that wait for a first connection
 
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
-local worker, had, want = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local cap, seconds = tonumber(ARGV[4]), tonumber(ARGV[5])
+local worker, want = ARGV[1], tonumber(ARGV[2])
+local cap, seconds = tonumber(ARGV[3]), tonumber(ARGV[4])
 
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
-local mine = 0
-for n = 1, had do
-  if redis.call('ZSCORE', KEYS[1], worker .. ':' .. n) then mine = mine + 1 end
+local mine, others = {}, 0
+for _, lease in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+  if string.sub(lease, 1, #worker + 1) == worker .. ':' then
+    mine[#mine + 1] = lease
+  else
+    others = others + 1
+  end
 end
-local others = redis.call('ZCARD', KEYS[1]) - mine
 local held = math.max(0, math.min(want, cap - others))
+if #mine > 0 then redis.call('ZREM', KEYS[1], unpack(mine)) end
 for n = 1, held do redis.call('ZADD', KEYS[1], now + seconds, worker .. ':' .. n) end
-for n = held + 1, had do redis.call('ZREM', KEYS[1], worker .. ':' .. n) end
 if want > 0 and held == 0 then
   redis.call('ZADD', KEYS[2], now + seconds / 2, worker)
 else

@@ -42,7 +42,6 @@ class Claim(NamedTuple):
 
     source: str
     site: str
-    had: int
     want: int  # leases to hold from now on; 0: none
     cap: int  # of all workers
 
@@ -72,12 +71,12 @@ class RedisLeases:
     async def claim(self, worker: str, claims: Sequence[Claim], seconds: float) -> list[Held]:
         """See :class:`LeaseBook`."""
         pipe = self._redis.pipeline(transaction=False)
-        for source, site, had, want, cap in claims:
+        for source, site, want, cap in claims:
             name = keys.connection_leases(source, site)
             # the whole text: a restarted server knows no script, and this call is rare
             pipe.eval(
                 self._text, 2, name, f"{name}:wanting",
-                worker, str(had), str(want), str(cap), repr(seconds),
+                worker, str(want), str(cap), repr(seconds),
             )  # fmt: skip
         return [Held(int(leases), int(wanting)) for leases, wanting in await pipe.execute()]
 
@@ -114,6 +113,7 @@ class Connections:
         self._places: dict[Place, _Place] = {}
         self._asked: dict[Place, asyncio.Future[None]] = {}
         self._asking: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()  # answers are believed in the order of the questions
         self._again = 0.0  # a lost Redis is not asked before
 
     def changed(self, source: str, site: str, count: int) -> None:
@@ -191,24 +191,30 @@ class Connections:
         await asyncio.shield(answer)
 
     async def _answer(self) -> None:
-        await asyncio.sleep(0)  # the rest of this turn
-        while self._asked:
-            asked, self._asked = self._asked, {}
-            try:
-                await self._claim(list(asked))
-            finally:
-                for answer in asked.values():
-                    if not answer.done():
-                        answer.set_result(None)
-        self._asking = None
+        try:
+            await asyncio.sleep(0)  # the rest of this turn
+            while self._asked:
+                asked, self._asked = self._asked, {}
+                try:
+                    await self._claim(list(asked))
+                finally:
+                    for answer in asked.values():
+                        if not answer.done():
+                            answer.set_result(None)
+        finally:
+            self._asking = None
 
     async def _claim(self, names: Sequence[Place]) -> None:
+        async with self._turn:
+            await self._claim_in_turn([name for name in names if name in self._places])
+
+    async def _claim_in_turn(self, names: Sequence[Place]) -> None:
         claims = []
         for name in names:
             place = self._places[name]
             # a lease stays as long as its connection is open, whatever we aim at
             want = max(place.open, min(place.wanted, self._goal(place)))
-            claims.append(Claim(*name, place.held, want, place.cap or place.open))
+            claims.append(Claim(*name, want, place.cap or place.open))
         if not claims:
             return
         asked = self._now()

@@ -38,54 +38,54 @@ async def leases(request: pytest.FixtureRequest) -> AsyncIterator[tuple[LeaseBoo
     await redis.aclose()
 
 
-async def claim(book: LeaseBook, worker: str, had: int, want: int, cap: int = 3) -> Held:
-    [held] = await book.claim(worker, [Claim("mx1", "site", had, want, cap)], LEASE)
+async def claim(book: LeaseBook, worker: str, want: int, cap: int = 3) -> Held:
+    [held] = await book.claim(worker, [Claim("mx1", "site", want, cap)], LEASE)
     return held
 
 
 async def test_all_workers_together_hold_the_cap(leases: tuple[LeaseBook, Pass]) -> None:
     book, _ = leases
-    assert await claim(book, "a", 0, 2) == Held(2, 0)
-    assert await claim(book, "b", 0, 5) == Held(1, 0)
-    assert await claim(book, "c", 0, 1) == Held(0, 0)
-    assert await claim(book, "a", 2, 2) == Held(2, 1), "somebody waits"
-    assert await claim(book, "a", 2, 1) == Held(1, 1)
-    assert await claim(book, "c", 0, 1) == Held(1, 0)
-    assert await claim(book, "b", 1, 0) == Held(0, 0)
-    assert await claim(book, "c", 1, 3) == Held(2, 0)
+    assert await claim(book, "a", 2) == Held(2, 0)
+    assert await claim(book, "b", 5) == Held(1, 0)
+    assert await claim(book, "c", 1) == Held(0, 0)
+    assert await claim(book, "a", 2) == Held(2, 1), "somebody waits"
+    assert await claim(book, "a", 1) == Held(1, 1)
+    assert await claim(book, "c", 1) == Held(1, 0)
+    assert await claim(book, "b", 0) == Held(0, 0)
+    assert await claim(book, "c", 3) == Held(2, 0)
 
 
 async def test_a_dead_worker_s_leases_expire_and_it_cannot_have_them_back(
     leases: tuple[LeaseBook, Pass],
 ) -> None:
     book, wait = leases
-    assert await claim(book, "a", 0, 3) == Held(3, 0)
+    assert await claim(book, "a", 3) == Held(3, 0)
     await wait(LEASE / 2)
-    assert await claim(book, "b", 0, 3) == Held(0, 0)
+    assert await claim(book, "b", 3) == Held(0, 0)
     await wait(LEASE / 2 + 0.05)
-    assert await claim(book, "b", 0, 2) == Held(2, 0)
-    assert await claim(book, "a", 3, 3) == Held(1, 0), "what is free, no more"
+    assert await claim(book, "b", 2) == Held(2, 0)
+    assert await claim(book, "a", 3) == Held(1, 0), "what is free, no more"
 
 
 async def test_a_renewed_lease_lives_on(leases: tuple[LeaseBook, Pass]) -> None:
     book, wait = leases
-    await claim(book, "a", 0, 3)
+    await claim(book, "a", 3)
     for _ in range(3):
         await wait(LEASE * 0.6)
-        assert await claim(book, "a", 3, 3) == Held(3, 0)
-    assert await claim(book, "b", 0, 1) == Held(0, 0)
+        assert await claim(book, "a", 3) == Held(3, 0)
+    assert await claim(book, "b", 1) == Held(0, 0)
 
 
 async def test_a_lower_cap_takes_back_only_what_is_renewed(leases: tuple[LeaseBook, Pass]) -> None:
     book, _ = leases
-    assert await claim(book, "a", 0, 3) == Held(3, 0)
-    assert await claim(book, "a", 3, 3, cap=1) == Held(1, 0)
-    assert await claim(book, "b", 0, 1, cap=1) == Held(0, 0)
+    assert await claim(book, "a", 3) == Held(3, 0)
+    assert await claim(book, "a", 3, cap=1) == Held(1, 0)
+    assert await claim(book, "b", 1, cap=1) == Held(0, 0)
 
 
 async def test_places_do_not_touch_each_other(leases: tuple[LeaseBook, Pass]) -> None:
     book, _ = leases
-    both = [Claim("mx1", "one", 0, 2, 2), Claim("mx1", "two", 0, 2, 2)]
+    both = [Claim("mx1", "one", 2, 2), Claim("mx1", "two", 2, 2)]
     assert await book.claim("a", both, LEASE) == [Held(2, 0), Held(2, 0)]
 
 
@@ -106,14 +106,14 @@ async def test_script_and_twin_agree_on_any_story(
         keys.connection_leases("mx1", "site"), keys.connection_leases("mx1", "site") + ":wanting"
     )
     script, twin = RedisLeases(redis), MemoryLeases(lambda: 0.0)
-    had = dict.fromkeys("abc", 0)
+    held = dict.fromkeys("abc", 0)
     for worker, want, cap in story:
-        claims = [Claim("mx1", "site", had[worker], want, cap)]
+        claims = [Claim("mx1", "site", want, cap)]
         [one] = await script.claim(worker, claims, 60.0)
         [two] = await twin.claim(worker, claims, 60.0)
         assert one == two
-        had[worker] = one.leases
-    assert await redis.zcard(keys.connection_leases("mx1", "site")) == sum(had.values())
+        held[worker] = one.leases
+    assert await redis.zcard(keys.connection_leases("mx1", "site")) == sum(held.values())
     await redis.aclose()
 
 
@@ -165,6 +165,28 @@ async def test_a_worker_makes_room_for_one_that_waits() -> None:
         await two.renew(two.a)
         async with using(two.b) as some:
             assert some == 4
+
+
+@pytest.mark.needs("redis")
+async def test_questions_asked_at_once_do_not_take_from_each_other(
+    redis_url: str,
+) -> None:
+    redis = Redis.from_url(redis_url)
+    await redis.flushall()
+    alone = Connections(RedisLeases(redis), "a", lambda cap: cap)
+    seen = []
+
+    async def converse() -> None:
+        async with using(alone, 2, 8) as allowed:
+            seen.append(allowed)
+            await asyncio.sleep(0.02)
+
+    await asyncio.gather(
+        *(converse() for _ in range(20)), *(alone.renew(lambda *_: None) for _ in range(20))
+    )
+    assert min(seen) >= 1
+    assert max(seen) == 2
+    await redis.aclose()
 
 
 async def test_a_lease_not_renewed_counts_for_nothing_here_either() -> None:
