@@ -8,10 +8,13 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.engine.interfaces import DBAPICursor
 
+from mailweir.contracts.events import Attempt
+from mailweir.contracts.ids import new_id
 from mailweir.contracts.lifecycle import State
 from mailweir.spool import statements as sql
 from mailweir.spool.base import Room
 from mailweir.spool.records import ExpiredLease
+from mailweir.spool.rows import attempt_row, orders_of
 
 PUBLISH_SKEW = 2.0
 """Real seconds within which two routers may publish in another order than they committed. A chunk
@@ -21,6 +24,25 @@ KEEP_CHUNKS = 900.0
 """Real seconds a closed chunk's row is kept: the proof that later chunks were taken."""
 
 _STEP = 100  # rows per write transaction while pruning: the write lock stays short
+
+
+def _died(row: tuple[Any, ...], now: float) -> Attempt:
+    """The attempt of a worker that died with the content on its way: a row of CRASHED_JOBS."""
+    job_id, _, source, attempts, pool, orders, bucket, tenant = row
+    return Attempt(
+        id=new_id(),
+        job_id=job_id,
+        number=attempts + 1,
+        at=now,
+        source=source,
+        pool=pool,
+        provider=orders_of(orders, {}).provider,
+        bucket=bucket,
+        tenant=tenant,
+        outcome=State.UNCERTAIN.value,
+        stage="dot",
+        reply="the worker died after the content was sent",
+    )
 
 
 class Reconciling(Room):
@@ -49,7 +71,9 @@ class Reconciling(Room):
     ) -> int:
         """End a lost lease: jobs marked in data become UNCERTAIN (with the given due time, or None to
         leave them) and stay with their source, the others DUE at ``now``; a job that lost
-        ``max_crashes`` leases becomes a dead letter. How many jobs were freed.
+        ``max_crashes`` leases becomes a dead letter. An uncertain job's attempt is written down here,
+        since its worker no longer can; one that was uncertain before has no due time: it is never
+        sent a third time. How many jobs were freed.
 
         Nothing happens when the worker renewed the lease meanwhile. A job of the chunk named in
         neither keeps the lease open, so that the next look finds it."""
@@ -59,21 +83,27 @@ class Reconciling(Room):
             if not self._run(cursor, sql.FENCE_OFF, (chunk_id, real)):
                 return 0
             rows: list[tuple[Any, ...]] = []
+            died: list[tuple[Any, ...]] = []
             again = set(due)
-            for job_id, crashes, source in self._rows(cursor, sql.CRASHED_JOBS, (chunk_id,)):
+            marked = [self._ids(uncertain)]
+            before = {r[0] for r in self._rows(cursor, sql.UNCERTAIN_BEFORE, marked)}
+            for row in self._rows(cursor, sql.CRASHED_JOBS, (chunk_id,)):
+                job_id, crashes, source = row[:3]
                 if job_id not in again and job_id not in uncertain:
                     continue
+                when, stay, spent, began = None, None, 0, None
+                if job_id in uncertain:
+                    died.append(attempt_row(_died(row, now)))
+                    when = None if job_id in before else uncertain[job_id]
+                    state, reason = State.UNCERTAIN, "worker died after the content was sent"
+                    stay, spent, began = source, 1, now
+                else:
+                    state, reason, when = State.DUE, "worker died before the content was sent", now
                 if crashes + 1 >= max_crashes:
                     reason = f"worker died {crashes + 1} times while sending it"
-                    rows.append((State.DEAD_LETTER.value, None, reason, None, now, job_id))
-                elif job_id in uncertain:
-                    when = uncertain[job_id]
-                    ended = now if when is None else None
-                    reason = "worker died after the content was sent"
-                    rows.append((State.UNCERTAIN.value, when, reason, source, ended, job_id))
-                else:
-                    reason = "worker died before the content was sent"
-                    rows.append((State.DUE.value, now, reason, None, None, job_id))
+                ended = now if when is None else None
+                rows.append((state.value, when, reason, stay, spent, began, ended, job_id))
+            self._many(cursor, sql.ATTEMPTS_ADD, died)
             self._many(cursor, sql.FREE, rows)
             self._run(cursor, sql.CHUNKS_DONE, (real, self._ids([chunk_id])))
             return len(rows)

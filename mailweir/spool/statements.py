@@ -269,17 +269,24 @@ FENCE_OFF = _both(  # without its worker's name the lease cannot be renewed any 
     "UPDATE chunks SET worker = NULL WHERE id = ? AND done_real IS NULL AND lease_real < ?"
 )
 CRASHED_JOBS = _both(
-    "SELECT id, crashes, source FROM jobs WHERE chunk_id = ? AND state = 'sending' {lock}"
+    "SELECT id, crashes, source, attempts, pool, orders, bucket, tenant FROM jobs "
+    "WHERE chunk_id = ? AND state = 'sending' {lock}"
+)
+UNCERTAIN_BEFORE = _both(
+    "SELECT DISTINCT job_id FROM attempts WHERE job_id {ids} AND outcome = 'uncertain'"
 )
 FREE = _update(
     "jobs",
     "state = :state, due_at = :due, reason = :reason, stay_with = coalesce(:stay, ~stay_with), "
+    "attempts = ~attempts + :spent, first_attempt_at = coalesce(~first_attempt_at, :began), "
     "ended_at = :ended, crashes = ~crashes + 1, chunk_id = NULL",
     {
         "state": "text",
         "due": "float8",
         "reason": "text",
         "stay": "text",
+        "spent": "int",
+        "began": "float8",
         "ended": "float8",
         "id": "bigint",
     },

@@ -30,8 +30,8 @@ def test_a_lost_lease_frees_uncertain_and_due(spool: Spool) -> None:
     jobs = {i: spool.job(i) for i in (a, b, c, d)}
     found = {i: (j.state, j.due_at, j.crashes, j.attempts) for i, j in jobs.items() if j}
     assert found == {
-        a: (State.UNCERTAIN, now + 600, 1, 0),
-        b: (State.UNCERTAIN, None, 1, 0),
+        a: (State.UNCERTAIN, now + 600, 1, 1),
+        b: (State.UNCERTAIN, None, 1, 1),
         c: (State.DUE, now, 1, 0),
         d: (State.DUE, now, 1, 0),
     }
@@ -41,6 +41,25 @@ def test_a_lost_lease_frees_uncertain_and_due(spool: Spool) -> None:
     assert spool.expired_leases() == []
     assert spool.free(chunk.id, {a: now}, [c], now, 3) == 0
     assert {i for x in route(spool, now=now) for i in x.jobs} == {c, d}
+
+
+def test_an_uncertain_job_is_sent_again_only_once(spool: Spool) -> None:
+    """N41: also when both workers died with the content on its way, so that none wrote an outcome."""
+    (a,) = accept(spool)
+    (chunk,) = route(spool)
+    take(spool, chunk, lease=-1.0)
+    now = time.time()
+    assert spool.free(chunk.id, {a: now}, [], now, 9) == 1
+    (attempt,) = spool.attempts_of(a)
+    assert (attempt.number, attempt.outcome, attempt.source) == (1, State.UNCERTAIN, "ip1")
+    (again,) = route(spool, now=now)
+    (work,) = take(spool, again, lease=-1.0)
+    assert work.job.attempts == 1, "the next worker looks for uncertain attempts"
+    assert spool.free(again.id, {a: now}, [], now, 9) == 1
+    job = spool.job(a)
+    assert job is not None
+    assert (job.state, job.due_at, job.attempts) == (State.UNCERTAIN, None, 2)
+    assert route(spool, now=now + 1e6) == []
 
 
 def test_a_renewed_lease_is_not_freed(spool: Spool) -> None:
