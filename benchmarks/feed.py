@@ -1,11 +1,12 @@
 """The accept process: rows through ``Spool.accept``, as a door of ours writes them.
 
-    python -m benchmarks.feed finished|merged|shared COUNT [--rate N --prefix tx]
+    python -m benchmarks.feed finished|merged|shared COUNT [--rate N]
 
-Says ``ready`` when everything is loaded, begins at the first line on its input, prints one line of JSON when all is
-committed, and stays until its input ends (so that its CPU time can be read). ``finished``: a message of its own
-for every job; ``merged``: one template and a hundred recipients with values per message; ``shared``: one finished
-message for a hundred recipients. A commit has 100 jobs; with ``--rate`` one, at its appointed time, transactional.
+Says ``ready`` when everything is loaded, begins at the first line on its input, prints one line of JSON when
+all is committed, and stays until its input ends (so that its CPU time can be read). ``finished``: a message
+of its own for every job; ``merged``: one template and a hundred recipients with values per message;
+``shared``: one finished message for a hundred recipients. A commit has 100 jobs; with ``--rate`` one, at its
+appointed time, transactional.
 """
 
 from __future__ import annotations

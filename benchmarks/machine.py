@@ -72,6 +72,13 @@ class Meter:
         return {name: cpu - self._before[name] for name, (cpu, _) in usage(self._roots).items()}
 
 
+def busy() -> tuple[float, float]:
+    """CPU seconds the whole machine was busy and idle since it started."""
+    fields = [int(n) / TICK for n in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    idle = fields[3] + fields[4]
+    return sum(fields) - idle, idle
+
+
 def wait_quiet(roots: Mapping[str, int], share: float, longest: float = 15.0) -> None:
     """Wait until these trees use less than ``share`` of one core over half a second."""
     end = time.monotonic() + longest

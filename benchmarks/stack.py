@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -80,6 +81,16 @@ class Stack:
                 **{"stdout": log, "stdin": subprocess.DEVNULL, **popen},
             )
 
+    def signal(self, number: signal.Signals) -> None:
+        """To every router and worker."""
+        for name, process in self.processes.items():
+            if name.startswith(("router", "worker")):
+                process.send_signal(number)
+
+    def resume(self) -> None:
+        """Go on after ``paused``."""
+        self.signal(signal.SIGCONT)
+
     def wait(self, what: str, until: Callable[[], bool], longest: float = READY_WITHIN) -> None:
         """Wait for a sign; says what the processes logged when it does not come."""
         end = time.monotonic() + longest
@@ -124,8 +135,10 @@ def stack(
     signed: bool = False,
     tls: bool = False,
     mx_map: Mapping[str, str] | None = None,
+    paused: bool = False,
 ) -> Iterator[Stack]:
-    """Everything but the accept process; ``on``: ``embedded`` or ``postgresql``."""
+    """Everything but the accept process; ``on``: ``embedded`` or ``postgresql``. ``paused``: routers and
+    workers stand still (SIGSTOP) until :meth:`Stack.resume`, so that a backlog can be accepted."""
     with ExitStack() as exits:
         env = {k: v for k, v in os.environ.items() if not k.startswith("MAILWEIR_")}
         env |= {
@@ -172,6 +185,8 @@ def stack(
         made = Stack(folder, env, database, client, broker, extra=extra)
         exits.callback(_stop, made)
         _start(made, workers, transactional)
+        if paused:
+            made.signal(signal.SIGSTOP)
         yield made
 
 
@@ -205,6 +220,7 @@ def _start(made: Stack, workers: int, transactional: bool) -> None:
 
 
 def _stop(made: Stack) -> None:
+    made.resume()  # a stopped process would not hear that it must end
     for last in (False, True):
         some = [p for n, p in made.processes.items() if (n == "redis") is last]
         for process in some:

@@ -174,9 +174,10 @@ class Seen:
         return seen
 
 
-_ATTEMPTS = f"SELECT {', '.join(AttemptRow._fields)} FROM attempts WHERE id"  # noqa: S608 - names of ours
-_ATTEMPTS_POSTGRESQL = f"{_ATTEMPTS} = ANY(%s::bigint[])"
-_ATTEMPTS_SQLITE = _ATTEMPTS + " IN (SELECT value FROM json_each(?))"
+# names of ours only, no values
+_ATTEMPTS = "SELECT " + ", ".join(AttemptRow._fields) + " FROM attempts WHERE id"  # noqa: S608
+_ATTEMPTS_POSTGRESQL = _ATTEMPTS + " = ANY(%s::bigint[])"
+_ATTEMPTS_SQLITE = _ATTEMPTS + " IN (SELECT value FROM json_each(?))"  # noqa: S608
 _FEEDBACK_COLUMNS = [
     feedback.c[n] for n in ("id", "job_id", "recipient_key", "tenant", "received_at", "body")
 ]

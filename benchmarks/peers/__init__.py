@@ -1,0 +1,1 @@
+"""What users would pick instead, run in the same harness against the same sink."""
