@@ -100,6 +100,7 @@ class Reconciling(Room):
                 else:
                     state, reason, when = State.DUE, "worker died before the content was sent", now
                 if crashes + 1 >= max_crashes:
+                    state, when, stay = State.DEAD_LETTER, None, None
                     reason = f"worker died {crashes + 1} times while sending it"
                 ended = now if when is None else None
                 rows.append((state.value, when, reason, stay, spent, began, ended, job_id))
