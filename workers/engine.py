@@ -26,6 +26,7 @@ from mailweir.plumbing.database import DatabaseUnavailable
 from mailweir.plumbing.policies import NoPolicy
 from mailweir.plumbing.settings import Settings
 from mailweir.spool.store import Spool, Work
+from workers.archive import Archive
 from workers.connections import Connections
 from workers.delivery.destinations import Destinations, DnsTrouble, NoMail
 from workers.delivery.http_api import KINDS as HTTP_KINDS
@@ -94,6 +95,7 @@ class Parts:
     destinations: Destinations
     composer: Composer
     connections: Connections
+    archive: Archive
     executor: Executor
     reachable: Callable[[Source], bool]
 
@@ -138,6 +140,8 @@ class Engine:
             await self.parts.gate.leave(chunk.id, run.purses.values())
             del self.live[chunk.id]
             CHUNKS.labels("done").inc()
+        if run.copies:
+            await self.parts.archive.send(run, run.copies)
 
     def stop(self) -> None:
         """Start no more jobs; conversations go on."""
@@ -296,6 +300,13 @@ class Engine:
         async def before_body(envelope: Envelope) -> bool:
             return await self._may_go(run, envelope.job_id)
 
+        def and_copy(result: Result) -> None:
+            run.settle(result)
+            ready = run.ready[result.job_id]
+            if result.accepted and ready.work.orders.archive:
+                run.copies.append(ready)
+
+        archived = any(ready.work.orders.archive for ready in some)
         try:
             await self.parts.transport.deliver(
                 run.source,
@@ -304,7 +315,7 @@ class Engine:
                 provider=some[0].provider,
                 tls=tls,
                 before_body=before_body,
-                on_result=run.settle,
+                on_result=and_copy if archived else run.settle,
                 max_connections=connections,
             )
         except Exception as error:

@@ -20,6 +20,7 @@ from mailweir.plumbing.secrets import Secrets
 from mailweir.plumbing.settings import Settings
 from mailweir.spool.store import open_spool
 from suppression.guard import AsyncGuard
+from workers.archive import Archive
 from workers.connections import Connections, RedisLeases
 from workers.delivery.destinations import Destinations
 from workers.delivery.dkim import Keyring
@@ -125,6 +126,16 @@ class Worker:
                 destinations=self._destinations,
                 composer=Composer(Keyring(secrets), derive(secret, "verp")),
                 connections=self._connections,
+                archive=Archive(
+                    limiter=throttle,
+                    transport=self._transport,
+                    destinations=self._destinations,
+                    connections=self._connections,
+                    views=views,
+                    clock=clock,
+                    wait=settings.worker.max_wait,
+                    worker=name,
+                ),
                 executor=self._readers,
                 reachable=reach,
             ),

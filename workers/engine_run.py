@@ -70,6 +70,7 @@ class Run:
     began: dict[int, float] = field(default_factory=dict)  # at the remote: policy time it began
     started: float = field(default_factory=time.monotonic)
     stopped: bool = False  # start no more jobs
+    copies: list[Ready] = field(default_factory=list)  # accepted by the remote, to be archived
 
     def refuse(self, job_id: int, refusal: Refusal) -> None:
         """Our own no: no attempt is spent."""

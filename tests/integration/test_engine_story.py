@@ -21,6 +21,7 @@ from simulator.witness import read
 from suppression import store
 from suppression.entries import Entry
 from tests.integration.engine_rig import Rig, policy_for, settings_for
+from workers.archive import COPIES
 
 pytestmark = pytest.mark.needs("redis")
 
@@ -31,10 +32,10 @@ class House:
     def __init__(self, rig: Rig, simulator: Simulator, folder: Path) -> None:
         self.rig = rig
         self.simulator = simulator
-        self._folder = folder
+        self.folder = folder
 
     def arrived(self) -> list[str]:
-        return [line["recipient"] for line in read(self._folder / "witness.jsonl")]
+        return [line["recipient"] for line in read(self.folder / "witness.jsonl")]
 
     def behave(self, **behaviour: object) -> None:
         self.simulator.command({"do": "set", "provider": "generic", "behaviour": behaviour})
@@ -244,3 +245,38 @@ async def test_a_revoked_chunk_leaves_no_job_behind(house: House) -> None:
     states = rig.states(ids)
     assert states[State.UNCERTAIN] >= 1
     assert states[State.UNCERTAIN] + states[State.DUE] == 50
+
+
+async def test_an_archive_gets_one_copy_of_each_mail_that_was_sent(house: House) -> None:
+    house.behave(unknown=0.3)
+    rig = house.rig
+    orders = Orders(rule="keep", archive="archive@store.sim.example")
+    ids = rig.accept([f"u{i}@sim.example" for i in range(20)])
+    await house.deliver(rig.settle(orders=orders))
+    states = rig.states(ids)
+    assert states[State.SENT] + states[State.BOUNCED] == 20
+    assert states[State.SENT] >= 5
+    lines = list(read(house.folder / "witness.jsonl"))
+    copies = [line for line in lines if line["recipient"] == "archive@store.sim.example"]
+    mails = [line for line in lines if line["recipient"] != "archive@store.sim.example"]
+    assert len(mails) == states[State.SENT]
+    assert {line["sender"] for line in copies} == {""}, "its bounces are nobody's"
+    assert {line["sha256"] for line in copies} == {line["sha256"] for line in mails}
+    # the archive's server refuses unknown users by chance as well: never more, and no job's matter
+    assert 0 < len(copies) <= len(mails)
+    assert len(rig.attempts()) == 20
+
+
+async def test_a_dead_archive_changes_no_outcome(house: House) -> None:
+    rig = house.rig
+    mx_map = {**rig.settings.dns.mx_map, "store.example": ["127.0.0.1:1"]}
+    dns = rig.settings.dns.model_copy(update={"mx_map": mx_map})
+    rig.settings = rig.settings.model_copy(update={"dns": dns})
+    orders = Orders(rule="keep", archive="archive@store.example")
+    ids = rig.accept(["a@sim.example", "b@sim.example"])
+    before = COPIES.labels("failed")._value.get()
+    await house.deliver(rig.settle(orders=orders))
+    assert rig.states(ids) == {State.SENT: 2}
+    assert sorted(house.arrived()) == ["a@sim.example", "b@sim.example"]
+    assert COPIES.labels("failed")._value.get() == before + 2
+    assert {a["outcome"] for a in rig.attempts()} == {"sent"}
