@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(
         help="Routing policies: check, rehearse, apply, go back.", no_args_is_help=True
     )
-    for command in (lint, show, diff, simulate, apply, rollback, history, schema):
+    for command in (lint, show, diff, simulate, apply, rollback, history, arms, schema):
         group.command(command.__name__)(command)
     app.add_typer(group, name="policy")
 
@@ -252,6 +252,36 @@ def history(
                 )
                 for v in versions
             ],
+        ),
+    )
+
+
+def arms(
+    split: Annotated[str | None, typer.Option("--split", help="Only this A/B split.")] = None,
+    days: Annotated[
+        float, typer.Option("--days", min=0.001, help="Jobs accepted since so many real days.")
+    ] = 30.0,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """What became of the jobs of each arm of A/B splits: sent, deferrals, bounces, complaints, latency,
+    opens, clicks, unsubscribes."""
+    import time
+
+    import msgspec
+
+    from console.arms import measure, seen
+    from console.opening import opened
+
+    with opened() as (_, database):
+        found = measure(seen(database, time.time() - days * 86_400, split))
+    first = ("arm", "jobs", "sent_rate", "deferral_rate", "bounce_rate", "complaint_rate")
+    names = (*first, "open_rate", "click_rate", "unsubscribe_rate", "latency_p50", "latency_p95")
+    emit(
+        [msgspec.to_builtins(arm) for arm in found],
+        output,
+        lambda rows: print_rows(
+            tuple(name.replace("_", " ") for name in names),
+            [tuple("-" if row[name] is None else row[name] for name in names) for row in rows],
         ),
     )
 
