@@ -42,7 +42,7 @@ def _time(row: AttemptRow) -> float:
 def _matters(row: FeedbackRow) -> bool:
     event = row.event
     if event.type is EventType.COMPLAINED:
-        return event.category != "not_spam"
+        return event.category != "not-spam"
     return event.type is EventType.BOUNCED and event.cls is BounceClass.HARD
 
 

@@ -15,16 +15,16 @@ MAX_LINE = 1 << 20  # bytes of a line that are looked at
 
 
 class _Line(msgspec.Struct):
-    reply: str
-    provider: str | None = None
-    stage: str | None = None
+    reply: str | list[str]  # a list: the lines of one reply
+    provider: Any = None
+    stage: Any = None
 
 
 def classify_line(line: bytes) -> dict[str, Any]:
     """One line of input, plain or JSON, as the object printed for it; never raises for a line."""
     from mailweir.mail.classify import classify
 
-    text = line.decode("utf-8", "replace").strip()
+    text = line.decode("utf-8", "replace").strip().lstrip("\ufeff")
     item = _Line(text)
     if text.startswith("{"):
         try:
@@ -33,7 +33,11 @@ def classify_line(line: bytes) -> dict[str, Any]:
             blank = msgspec.to_builtins(classify(""))
             return {**blank, "error": f"not a JSON object with reply, provider, stage: {error}"}
     answer: dict[str, Any] = msgspec.to_builtins(
-        classify(item.reply, provider=item.provider, stage=item.stage)
+        classify(
+            item.reply if isinstance(item.reply, str) else "\n".join(item.reply),
+            provider=item.provider if isinstance(item.provider, str) else None,
+            stage=item.stage if isinstance(item.stage, str) else None,
+        )
     )
     return answer
 

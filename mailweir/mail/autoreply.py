@@ -26,6 +26,10 @@ _SUBJECT = re.compile(
     r"automatyczna odpowied|poza biurem|nieobecno|autoodpowied|"
     r"автоответ|автоматический ответ|в отпуске|отсутств|"
     r"automatick[áa] odpov|mimo kancel|otomatik yan[ıi]t|"
+    r"automatikus v[áa]lasz|h[áa]zon k[íi]v[üu]l|szabads[áa]g|αυτόματη απάντηση|εκτός γραφείου|"
+    r"r[ăa]spuns automat|automatski odgovor|samodejni odgovor|автоматичн[аи] відповід|"
+    r"автоматичен отговор|automatinis atsak|automaatvastus|automātiskā atbild|tự động|"
+    r"ตอบกลับอัตโนมัติ|الرد التلقائي|رد تلقائي|תשובה אוטומטית|balasan otomatis|"
     r"自动(?:回复|答复)|自動(?:返信|回覆|応答)|不在|休假|자동 ?(?:회신|응답)|부재|"
     r"thank you for (?:contacting|your (?:e-?mail|message|inquiry|enquiry))|ticket (?:created|"
     r"received|#)|"
@@ -60,10 +64,20 @@ _HEADERS = (
 )
 
 
+def is_receipt(mail: BounceMail) -> bool:
+    """A disposition notification (RFC 8098): read or deleted, so it arrived; its Final-Recipient is no
+    failure."""
+    return mail.report_type == "disposition-notification" or any(
+        part.kind == "message/disposition-notification" for part in mail.parts
+    )
+
+
 def is_autoreply(mail: BounceMail) -> bool:
     """Whether headers or subject say that software answered for the recipient."""
     submitted = mail.header("auto-submitted").lower()
-    if submitted.startswith(("auto-replied", "auto-notified")):
+    if submitted.startswith("auto-"):
+        return True  # RFC 3834 5; a bounce says so as well and is asked for first
+    if is_receipt(mail):
         return True
     if any(name in mail.headers and mail.header(name).lower() != "no" for name in _HEADERS):
         return True

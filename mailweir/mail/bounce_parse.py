@@ -16,7 +16,7 @@ import msgspec
 from mailweir.contracts.events import BounceClass, Classification, EventType, Feedback, Suppress
 from mailweir.mail import verp
 from mailweir.mail.arf import Complaint, parse_arf
-from mailweir.mail.autoreply import is_autoreply, is_challenge
+from mailweir.mail.autoreply import is_autoreply, is_challenge, is_receipt
 from mailweir.mail.bounce_mail import BounceMail, addresses, date_of, header_block, parse_mail
 from mailweir.mail.bounce_text import last_resort, looks_like_bounce, parse_text
 from mailweir.mail.classify import classify
@@ -57,11 +57,11 @@ def parse_report(
     complaints = parse_arf(mail)
     if complaints:
         return [_complaint(c, digest, n, now, job_id) for n, c in enumerate(complaints)]
-    failures = parse_dsn(mail)
+    failures = [] if is_receipt(mail) else parse_dsn(mail)
     if failures:
         failures = [_completed(f, mail, original) for f in failures]
         return [_failure(f, digest, n, at, job_id, "dsn") for n, f in enumerate(failures)]
-    bounce = looks_like_bounce(mail)
+    bounce = looks_like_bounce(mail) and not is_receipt(mail)
     if not bounce or "x-failed-recipients" not in mail.headers:
         answered = _answered(mail, original, digest, at, job_id, bounce)
         if answered is not None:

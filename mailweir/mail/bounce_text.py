@@ -83,7 +83,7 @@ _ORIGINAL_BEGINS = re.compile(
     r"full)\w* .{0,40}(?:original|message)|"
     r"original message (?:follows|headers?)|your (?:original )?message (?:reads|headers?|follows)|"
     r"(?:message|original) headers? follow|received: (?:from|by|\()|return-path: ?<|x-received:|"
-    r"begin original|-- ?original|unsent message (?:is )?below|returned mail follows|原邮件|"
+    r"begin original|-- ?original|unsent message (?:is )?below|returned mail follows|原邮件(?!信息)|"
     r">>> original)",
     re.IGNORECASE,
 )
@@ -106,15 +106,21 @@ _LINE = re.compile(
 )
 _CODED = re.compile(r"\b[45]\d\d[ \-]|\b[45]\.\d\.\d|timed out|unknown|unrouteable", re.IGNORECASE)
 _REASON_LINES = 14
+_ANSWER = re.compile(
+    r"\s*(?:re|aw|antw|sv|vs|odp|rv|res|ynt|回复|答复|返信)\s*(?:\[\d+\])?[:：]", re.IGNORECASE
+)
+"""A person answering; MTAs put their own words first ("Undeliverable: Re: ...")."""
 
 
 def looks_like_bounce(mail: BounceMail) -> bool:
     """Whether subject, sender or headers say that a mail came back."""
     if "x-failed-recipients" in mail.headers:
         return True
+    sender = mail.header("from") + " " + mail.header("sender")
+    if _ANSWER.match(mail.header("subject")) and not _MACHINE.search(sender):
+        return False
     if _SUBJECT.search(mail.header("subject")):
         return True
-    sender = mail.header("from") + " " + mail.header("sender")
     if not _MACHINE.search(sender):
         return False
     return bool(_FAILURE.search(_report_text(mail)[:4000]))
@@ -192,7 +198,8 @@ def _reasons(text: str, own: set[str]) -> dict[str, str]:
             if _FAILURE.search(line):
                 for match in _ADDRESS.finditer(line):
                     if match[0].lower() not in own and not _MACHINE.search(match[0]):
-                        found.setdefault(match[0], line.strip())
+                        words = line.strip()
+                        found.setdefault(match[0], words if _CODED.search(words) else _whole(text))
     if not found:
         for match in _ADDRESS.finditer(text[:8000]):
             if match[0].lower() not in own and not _MACHINE.search(match[0]):

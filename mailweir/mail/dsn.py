@@ -115,8 +115,8 @@ def with_status(diagnostic: str, status: str | None) -> str:
         return status or ""
     if status is None or enhanced_of(diagnostic) is not None:
         return diagnostic
-    if status.endswith(".0.0") and code_of(diagnostic) is not None:
-        return diagnostic
+    if status.endswith(".0.0"):
+        return diagnostic  # "4.0.0" beside Action: failed says nothing the text does not say better
     code = code_of(diagnostic)
     if code is None:
         kind, semicolon, rest = diagnostic.partition(";")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from mailweir.contracts.events import Feedback
 from reputation.intake.providers import webhook
-from reputation.intake.providers.base import BadPayload, Call, Refused
+from reputation.intake.providers.base import BadPayload, Call, Refused, form_fields
 
 __all__ = [
     "MAX_BODY",
@@ -69,7 +69,8 @@ def handle(
         if not secrets and found.name != "ses":
             raise Refused("no secret is configured")
         once = found.verify(call)
-    payload = load_json(body)
+    fields = form_fields(body) if found.form is not None else None
+    payload = found.form(fields) if found.form is not None and fields else load_json(body)
     events: list[Feedback] = []
     problems: list[str] = []
     for number, item in enumerate(found.items(payload, call)):

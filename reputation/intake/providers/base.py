@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parseaddr
 from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -61,6 +62,7 @@ class Webhook(NamedTuple):
     verify: Callable[[Call], str | None]
     items: Callable[[Any, Call], list[Any]]
     read: Callable[[Any, Call], list[Feedback]]
+    form: Callable[[Mapping[str, str]], Any] | None = None  # from a form post to the JSON's shape
 
 
 def same(left: str | bytes, right: str | bytes) -> bool:
@@ -189,6 +191,17 @@ def simple(event: Feedback) -> Feedback:
     if event.type in (EventType.COMPLAINED, EventType.UNSUBSCRIBED):
         return msgspec.structs.replace(event, cls=BounceClass.NONE, suppress=COMPLAINT)
     return msgspec.structs.replace(event, cls=BounceClass.NONE)
+
+
+def form_fields(body: bytes) -> dict[str, str] | None:
+    """The fields of a form post (application/x-www-form-urlencoded), the last of each name; None for what
+    looks like JSON or no form at all."""
+    if body.lstrip()[:1] in (b"{", b"[") or b"=" not in body:
+        return None
+    try:
+        return dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=500))
+    except (UnicodeError, ValueError):
+        return None
 
 
 def listed(payload: Any) -> list[Any]:

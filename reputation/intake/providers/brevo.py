@@ -41,6 +41,13 @@ TYPES = {
     "unsubscribed": EventType.UNSUBSCRIBED,
     "list_addition": EventType.SUBSCRIBED,
 }
+_NAMES = {  # as the API's settings spell them, and marketing webhooks of old
+    "hardbounce": "hard_bounce",
+    "softbounce": "soft_bounce",
+    "uniqueopened": "unique_opened",
+    "invalid": "invalid_email",
+    "listaddition": "list_addition",
+}
 _TOLD = {
     "hard_bounce": "invalid_recipient",
     "invalid_email": "invalid_recipient",
@@ -52,7 +59,9 @@ _TOLD = {
 def read(item: Any, call: Call) -> list[Feedback]:
     """One event. ``proxy`` among the tags: fetched by a privacy proxy, not by a reader."""
     kind = str(item["event"]).lower()
-    kind = {"hardbounce": "hard_bounce", "softbounce": "soft_bounce"}.get(kind, kind)
+    kind = _NAMES.get(kind, kind)
+    if isinstance(item.get("email"), list):  # a marketing list_addition names many
+        return [e for one in item["email"][:1000] for e in read({**item, "email": one}, call)]
     event_type = TYPES.get(kind, EventType.UNKNOWN)
     when = next((item[k] for k in ("ts_epoch", "ts_event", "ts", "date") if item.get(k)), None)
     at, tags = moment(when, call.now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from mailweir.contracts.events import EventType, Feedback
@@ -16,6 +17,7 @@ from reputation.intake.providers.base import (
     address,
     check_time,
     event_id,
+    form_fields,
     judged,
     moment,
     same,
@@ -38,8 +40,9 @@ TYPES = {
 
 def verify(call: Call) -> str:
     """Raises ``Refused`` unless a key signed timestamp + token; returns the token, which comes once."""
+    fields = form_fields(call.body)
     try:
-        signature = json.loads(call.body)["signature"]
+        signature = fields or json.loads(call.body)["signature"]
         stamp, token = str(signature["timestamp"]), str(signature["token"])
         given = str(signature["signature"])
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -109,4 +112,30 @@ def read(item: Any, call: Call) -> list[Feedback]:
     ]
 
 
-WEBHOOK = Webhook(NAME, verify, items, read)
+_LEGACY = {"bounced": "failed", "dropped": "failed"}
+
+
+def from_form(fields: Mapping[str, str]) -> Any:
+    """A legacy webhook (form post) in the shape of today's JSON."""
+    kind = fields.get("event", "")
+    words = fields.get("error") or fields.get("description") or ""
+    code = fields.get("code", "")
+    return {
+        "event-data": {
+            "event": _LEGACY.get(kind, kind),
+            "severity": "permanent",
+            "reason": fields.get("reason", ""),
+            "recipient": fields.get("recipient", ""),
+            "timestamp": fields.get("timestamp", ""),
+            "id": fields.get("token"),
+            "url": fields.get("url"),
+            "client-info": {"user-agent": fields.get("user-agent")},
+            "delivery-status": {
+                "code": int(code) if code.isascii() and code.isdigit() else None,
+                "message": words,
+            },
+        }
+    }
+
+
+WEBHOOK = Webhook(NAME, verify, items, read, from_form)

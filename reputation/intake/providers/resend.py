@@ -80,8 +80,8 @@ def read(item: Any, call: Call) -> list[Feedback]:
     """One event; one record per recipient."""
     kind, data = item["type"], item["data"]
     event_type = TYPES.get(kind, EventType.UNKNOWN)
-    if not str(kind).startswith("email."):
-        return []
+    if not str(kind).startswith("email.") or kind == "email.received":
+        return []  # domains, contacts, incoming mail
     at, tags = moment(item["created_at"], call.now)
     ident = call.header("svix-id") or call.header("webhook-id") or data.get("email_id")
     bounce = data.get("bounce") or {}

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
+
 from mailweir.contracts.events import EventType, Feedback
 from reputation.intake.providers import sns
 from reputation.intake.providers.base import (
@@ -45,6 +47,9 @@ SUBTYPES: dict[str, str | None] = {
     "AttachmentRejected": "content_rejected",
     "CustomTimeoutExceeded": "expired",
 }
+NO_COMPLAINT = ("not-spam", "auth-failure", "virus")
+"""Values of complaintFeedbackType that are no complaint of a reader (RFC 5965 7.3)."""
+
 DELAYS = {
     "InternalFailure": "server_error",
     "General": "server_error",
@@ -66,7 +71,8 @@ def items(payload: Any, call: Call) -> list[Any]:
     if payload.get("Type") in ("SubscriptionConfirmation", "UnsubscribeConfirmation"):
         return []
     if "Message" not in payload:
-        return [{"event": payload, "id": None}]
+        detail = payload.get("detail")  # as EventBridge wraps it
+        return [{"event": detail if isinstance(detail, dict) else payload, "id": None}]
     try:
         inner = json.loads(payload["Message"])
     except (ValueError, TypeError, RecursionError):
@@ -132,11 +138,23 @@ def _completed(record: Feedback, detail: Any, status: str | None, words: str | N
     if record.type is EventType.DEFERRED:
         told = DELAYS.get(str(detail.get("delayType")), "server_error")
         return judged(record, reply=words, status=status, told=told, permanent=False)
-    if record.type is EventType.COMPLAINED and detail.get("complaintFeedbackType") == "not-spam":
-        import msgspec
-
-        return simple(msgspec.structs.replace(record, type=EventType.UNKNOWN, category="not-spam"))
+    said = detail.get("complaintFeedbackType")
+    if record.type is EventType.COMPLAINED and said in NO_COMPLAINT:
+        return simple(msgspec.structs.replace(record, type=EventType.UNKNOWN, category=said))
+    if record.type is EventType.UNSUBSCRIBED and not _opted_out(detail):
+        return simple(msgspec.structs.replace(record, type=EventType.SUBSCRIBED))
     return simple(record)
+
+
+def _opted_out(detail: Any) -> bool:
+    """Whether a Subscription event takes leave, of everything or of a topic; without preferences it does."""
+    chosen = detail.get("newTopicPreferences")
+    if not isinstance(chosen, dict):
+        return True
+    topics = chosen.get("topicSubscriptionStatus") or ()
+    return bool(chosen.get("unsubscribeAll")) or any(
+        t.get("subscriptionStatus") == "OptOut" for t in topics
+    )
 
 
 WEBHOOK = Webhook(NAME, sns.verify, items, read)

@@ -62,6 +62,9 @@ CLASSES = {
     1: "unknown",
 }
 _HARD = (10, 30)
+_INBOUND = ("relay_message", "relay_event", "ab_test_event", "ingest_event")
+"""Wrappers of what is no delivery of ours: incoming mail, tests, imports."""
+
 SPECIAL = {
     60: (EventType.AUTORESPONDED, "auto_reply"),
     80: (EventType.SUBSCRIBED, None),
@@ -75,7 +78,10 @@ def items(payload: Any, call: Call) -> list[Any]:
     found: list[Any] = []
     for wrapper in listed(payload):
         msys = wrapper.get("msys") if isinstance(wrapper, dict) else None
-        found.extend(msys.values() if isinstance(msys, dict) else [wrapper])
+        if isinstance(msys, dict):
+            found.extend(event for kind, event in msys.items() if kind not in _INBOUND)
+        else:
+            found.append(wrapper)
     return found
 
 

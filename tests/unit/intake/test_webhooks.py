@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 from cryptography import x509
@@ -389,3 +390,122 @@ def test_unknown_provider_and_headers_file():
         handle("nobody", {}, b"{}", secret=None, now=NOW)
     assert parse_headers(b"POST / HTTP/1.1\r\nA-b: c:d\r\n") == {"a-b": "c:d"}
     assert parse_headers(b'{"A-b": ["c"], "D": "e"}') == {"a-b": "c", "d": "e"}
+
+
+# --- forms and wrappers beside the usual ones ---------------------------------------------------
+def test_mailgun_legacy_form_post():
+    stamp, token = str(int(NOW)), "t" * 50
+    signature = hmac.new(b"key", (stamp + token).encode(), hashlib.sha256).hexdigest()
+    fields = {
+        "event": "bounced",
+        "recipient": "jo@example.net",
+        "code": "550",
+        "error": "5.1.1 The email account that you tried to reach does not exist",
+        "timestamp": stamp,
+        "token": token,
+        "signature": signature,
+    }
+    body = urlencode(fields).encode()
+    taken = handle("mailgun", {}, body, secret="key", now=NOW)
+    assert taken.verified
+    assert taken.once == token
+    (event,) = taken.events
+    assert (event.type, event.recipient) == (EventType.BOUNCED, "jo@example.net")
+    assert (event.category, event.cls) == ("invalid_recipient", BounceClass.HARD)
+    forged = urlencode({**fields, "signature": "0" * 64}).encode()
+    with pytest.raises(Refused):
+        handle("mailgun", {}, forged, secret="key", now=NOW)
+
+
+def ses(event):
+    mail = {
+        "timestamp": "2026-09-21T10:00:00Z",
+        "messageId": "m",
+        "destination": ["jo@example.net"],
+    }
+    return {"mail": mail, **event}
+
+
+@pytest.mark.parametrize(
+    ("provider", "payload", "want"),
+    [
+        (
+            "ses",
+            ses(
+                {
+                    "eventType": "Subscription",
+                    "subscription": {
+                        "newTopicPreferences": {
+                            "unsubscribeAll": False,
+                            "topicSubscriptionStatus": [
+                                {"topicName": "a", "subscriptionStatus": "OptIn"}
+                            ],
+                        }
+                    },
+                }
+            ),
+            [("subscribed", None)],
+        ),
+        (
+            "ses",
+            ses(
+                {
+                    "eventType": "Subscription",
+                    "subscription": {"newTopicPreferences": {"unsubscribeAll": True}},
+                }
+            ),
+            [("unsubscribed", "recipient")],
+        ),
+        (
+            "ses",
+            ses(
+                {
+                    "notificationType": "Complaint",
+                    "complaint": {
+                        "complainedRecipients": [{"emailAddress": "jo@example.net"}],
+                        "complaintFeedbackType": "auth-failure",
+                    },
+                }
+            ),
+            [("unknown", None)],
+        ),
+        (
+            "ses",
+            {
+                "detail-type": "Email Complaint Received",
+                "detail": ses(
+                    {
+                        "eventType": "Complaint",
+                        "complaint": {"complainedRecipients": [{"emailAddress": "jo@example.net"}]},
+                    }
+                ),
+            },
+            [("complained", "recipient")],
+        ),
+        ("sparkpost", [{"msys": {"relay_message": {"content": {}}}}, {"msys": {}}], []),
+        (
+            "brevo",
+            {"event": "list_addition", "email": ["a@example.net", "b@example.net"], "ts": int(NOW)},
+            [("subscribed", None), ("subscribed", None)],
+        ),
+        (
+            "resend",
+            {
+                "type": "email.received",
+                "created_at": "2026-09-21T10:00:00Z",
+                "data": {"to": ["in@example.com"]},
+            },
+            [],
+        ),
+        (
+            "resend",
+            {"type": "domain.updated", "created_at": "2026-09-21T10:00:00Z", "data": {}},
+            [],
+        ),
+    ],
+)
+def test_documented_odd_forms(provider, payload, want):
+    taken = handle(provider, {}, json.dumps(payload).encode(), secret=None, now=NOW)
+    assert not taken.problems
+    got = [(e.type, e.suppress.scope if e.suppress else None) for e in taken.events]
+    assert got == want

@@ -45,7 +45,7 @@ def test_other_events_suppress_nobody(kind: EventType) -> None:
 
 
 def test_not_spam_is_no_complaint() -> None:
-    assert fed_back(event(EventType.COMPLAINED, category="not_spam"), WHO, 100.0) == Change()
+    assert fed_back(event(EventType.COMPLAINED, category="not-spam"), WHO, 100.0) == Change()
     (entry,) = fed_back(event(EventType.COMPLAINED), WHO, 100.0).add
     assert (entry.scope, entry.tenant) == ("tenant", "acme")
     (unknown,) = fed_back(event(EventType.COMPLAINED), WHO._replace(tenant=""), 100.0).add
