@@ -11,10 +11,13 @@ hooks (:mod:`workers.pool_hooks`): built before the first task, closed within th
 
 from __future__ import annotations
 
+import faulthandler
 import itertools
+import sys
 from typing import Any
 
 import structlog
+from celery import signals
 from celery.concurrency.base import BasePool
 from celery.worker import state
 
@@ -33,6 +36,9 @@ CLOSING = 5.0
 """Real seconds of the drain deadline kept for cancelled tasks and drain hooks."""
 COLD = 3.0
 """Real seconds a cold stop gives cancelled tasks and the drain hooks together."""
+OVERDUE = 5.0
+"""Real seconds beyond its deadline after which a stop is ended by force, whatever hangs: threads in a
+database call, a broker that does not answer, code that swallows its cancellation."""
 EX_FAILURE = 1
 
 
@@ -54,11 +60,13 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery ships no types
         self._slots = Slots(self.limit)
         self._loop: LoopThread | None = None
         self._beat = Beat()
+        self._overdue_armed = False
 
     # --- life -------------------------------------------------------------------------------
 
     def on_start(self) -> None:
         """Start the loop thread and run the start hooks there; what they raise ends the worker."""
+        signals.worker_shutting_down.connect(self._shutting_down)
         self._loop = LoopThread("mailweir-tasks", on_death=_end_worker)
         self._loop.start()
         self._loop.call(self.hooks.start())
@@ -69,8 +77,20 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery ships no types
 
     def on_close(self) -> None:
         """A stop begins: tell those who start work to start no more."""
+        self._shutting_down()
         if self._loop is not None:
             self._loop.soon(self.hooks.stopping)
+
+    def _shutting_down(self, how: str = "Warm", **_: object) -> None:
+        """The signal came. From here the process ends within its deadline and :data:`OVERDUE`.
+
+        The watch is a thread of the interpreter's own that needs neither the loop nor the GIL; it
+        writes every thread's stack to the log and exits with 1. What was not acknowledged goes back,
+        leases run out, the reconciler settles what was being sent."""
+        if not self._overdue_armed:
+            self._overdue_armed = True
+            seconds = (self._drain if how == "Warm" else COLD) + OVERDUE
+            faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or sys.stderr)
 
     def on_stop(self) -> None:
         """Warm: drop what has not started, let the rest end, cancel what is late, close."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from celery.exceptions import Ignore, Reject
@@ -16,6 +18,7 @@ from mailweir.plumbing.settings import load
 from workers.pool import current_request, on_drain, on_loop_start, on_stopping
 
 app = make_app(load())
+_stuck = ThreadPoolExecutor(1)
 
 
 def witness(line: str) -> None:
@@ -39,6 +42,10 @@ def stopping() -> None:
 @on_drain
 async def close(seconds: float) -> None:
     await asyncio.sleep(0)
+    if os.environ.get("MW_HANG") == "loop":
+        time.sleep(600)  # blocks the loop
+    if os.environ.get("MW_HANG") == "thread":
+        _stuck.submit(time.sleep, 600)  # the interpreter waits for it at its end
     witness(f"closed {seconds > 0}")
 
 

@@ -64,6 +64,19 @@ def test_warm_stop_cancels_at_the_deadline(bench: Bench) -> None:
     assert bench.publisher.unacked() == 0
 
 
+@pytest.mark.parametrize("hang", ["loop", "thread"])
+def test_the_deadline_holds_whatever_hangs(bench: Bench, hang: str) -> None:
+    worker = bench.worker(drain=2.0, MW_HANG=hang)
+    bench.send("a", until=str(bench.go))
+    bench.until("begin a")
+    began = time.monotonic()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(PATIENCE) == 1, bench.log()
+    assert 2 <= time.monotonic() - began < 15
+    assert "pool_app.py" in bench.log() or "thread.py" in bench.log(), "every thread's stack"
+    assert "Timeout (0:00:07)!" in bench.log()
+
+
 def test_cold_stop_gives_messages_back(bench: Bench) -> None:
     worker = bench.worker()
     for name in "abc":
