@@ -98,7 +98,11 @@ def send(
                     fail("files are .eml messages: write --eml before them", Exit.USAGE)
                 paths = [*eml, *(files or [])]
                 link = False if unsubscribe is None else unsubscribe
-                _send_files(client, paths, to or [], link, idempotency_key, options, output)
+                if cc or bcc or subject or text or html or attach:
+                    fail(
+                        "an .eml brings its own headers and body; -f and -t go with it", Exit.USAGE
+                    )
+                _send_files(client, paths, from_, to or [], link, idempotency_key, options, output)
             else:
                 if template is not None:
                     fail("--template needs --csv FILE", Exit.USAGE)
@@ -152,6 +156,7 @@ def _message(
 def _send_files(
     client: Client,
     paths: list[Path],
+    from_: str | None,
     to: list[str],
     unsubscribe: bool,
     key: str | None,
@@ -172,7 +177,9 @@ def _send_files(
             refused += 1
             continue
         own = None if key is None else key if len(paths) == 1 else f"{key}:{number}"
-        message = Message(raw=raw, to=to, unsubscribe=unsubscribe, idempotency_key=own, **options)
+        message = Message(
+            raw=raw, from_=from_, to=to, unsubscribe=unsubscribe, idempotency_key=own, **options
+        )
         try:
             accepted.append(client.send(message))
         except MailError as error:

@@ -199,6 +199,10 @@ class House:
         self.wait(f"the end of {count} jobs", ended, longest)
         return self.states()
 
+    def wait_mails(self, count: int, longest: float = LONGEST) -> None:
+        """Wait until the providers have got ``count`` mails."""
+        self.wait(f"{count} mails", lambda: len(self.witness()) >= count, longest)
+
     def wait_settled(self, jobs: list[str]) -> None:
         """Wait until each of these jobs has ended."""
         done = ("sent", "bounced", "expired", "refused", "cancelled", "uncertain")
