@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import prometheus_client
@@ -122,7 +123,7 @@ class Dispatcher:
             tally.claimed = len(batch.jobs)
             decided = self._decide(batch.jobs, inputs, room, tally)
             dispatches, moves, rows = self._carry_out(bucket, decided, room, tally)
-            chunks = batch.settle(dispatches, moves, rows)
+            chunks = batch.settle(dispatches, moves, rows, _priorities(decided))
         tally.dispatched = sum(len(chunk.jobs) for chunk in chunks)
         try:
             self._publisher.publish(chunks)
@@ -274,6 +275,9 @@ class Dispatcher:
             for (queue, source), members in groups.items()
             for part in _parts(members, size)
         ]
+        # a queue is first in, first out: what is urgent is published first
+        urgency = {job.id: routed.orders.priority or job.priority for job, routed in _all(groups)}
+        dispatches.sort(key=lambda d: min(urgency[i] for i in d.chunk.jobs))
         return dispatches, moves, rows
 
 
@@ -294,9 +298,30 @@ def _fitting(
     return out
 
 
+def _all(groups: Mapping[Any, list[tuple[Job, Routed]]]) -> Iterable[tuple[Job, Routed]]:
+    return (member for members in groups.values() for member in members)
+
+
+def _priorities(decided: Sequence[tuple[Job, Decision, Context]]) -> dict[int, int]:
+    """Jobs whose rule sets a priority: they keep it when they wait or come back."""
+    out = {}
+    for job, decision, context in decided:
+        rule = decision.orders.rule if isinstance(decision, Routed) else decision.rule
+        priority = context.policy.priorities.get(rule)
+        if priority is not None:
+            out[job.id] = priority
+    return out
+
+
 def _parts(members: list[tuple[Job, Routed]], size: int) -> Iterable[list[tuple[Job, Routed]]]:
     """Chunks of at most ``size``, jobs of one domain side by side so that they share connections."""
-    members.sort(key=lambda member: (member[0].lane, member[0].domain))
+    members.sort(
+        key=lambda member: (
+            member[1].orders.priority or member[0].priority,
+            member[0].lane,
+            member[0].domain,
+        )
+    )
     for start in range(0, len(members), size):
         yield members[start : start + size]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from mailweir.spool.records import (
     Move,
     Pick,
     check_due,
+    flow_key,
     parse_flow,
 )
 from mailweir.spool.rows import jobs_of, json_of
@@ -95,9 +96,12 @@ class Batch:
         dispatches: Sequence[Dispatch],
         moves: Sequence[Move],
         decisions: Sequence[DecisionRow],
+        priorities: Mapping[int, int] | None = None,
     ) -> list[Chunk]:
         """Write everything in one transaction and commit it; the chunks to publish, without jobs
         lost to another router or a cancel. A job named nowhere stays as it was. Once per batch.
+
+        ``priorities``: what a rule makes of a job's priority; it waits under it from now on.
 
         Raises :class:`IllegalMove`, or :class:`ValueError` for a job that was not claimed or a due
         time where none belongs; then nothing is written."""
@@ -106,14 +110,19 @@ class Batch:
         self._settled = True
         seen = {job.id: job for job in self.jobs}
         _check(seen, dispatches, moves)
+        flows = [
+            (p, flow_key(seen[i].lane, seen[i].tenant, p), i)
+            for i, p in (priorities or {}).items()
+            if seen[i].priority != p
+        ]
         if self._conn is not None:  # PostgreSQL: the rows are locked since the claim, all are ours
-            chunks = self._write(self._conn, dispatches, moves, decisions, set(seen))
+            chunks = self._write(self._conn, dispatches, moves, decisions, set(seen), flows)
             self._conn.commit()
             return chunks
         with self._spool.database.write() as conn:
             rows = self._spool._rows(_cursor(conn), sql.STILL_WAITING, [self._spool._ids(seen)])
             won = {i for i, state, due in rows if seen[i].state == state and seen[i].due_at == due}
-            return self._write(conn, dispatches, moves, decisions, won)
+            return self._write(conn, dispatches, moves, decisions, won, flows)
 
     def _write(
         self,
@@ -122,6 +131,7 @@ class Batch:
         moves: Sequence[Move],
         decisions: Sequence[DecisionRow],
         won: set[int],
+        flows: Sequence[tuple[int, str, int]],
     ) -> list[Chunk]:
         spool = self._spool
         cursor = _cursor(conn)
@@ -159,6 +169,7 @@ class Batch:
                 if m.job_id in won
             ],
         )
+        spool._many(cursor, sql.PRIORITY, [row for row in flows if row[2] in won])
         spool._many(cursor, sql.DECISIONS_ADD, [_row(d) for d in decisions if d.job_id in won])
         return chunks
 

@@ -164,6 +164,11 @@ MOVE = _update(
     "state = :state, due_at = :due, reason = :reason, ended_at = :ended",
     {"state": "text", "due": "float8", "reason": "text", "ended": "float8", "id": "bigint"},
 )
+PRIORITY = _update(
+    "jobs",
+    "priority = :priority, flow = :flow",
+    {"priority": "int", "flow": "text", "id": "bigint"},
+)
 DECISIONS_ADD = _insert(
     "decisions",
     {

@@ -86,6 +86,11 @@ class CompiledPolicy:
             _affinities(policy.affinity, field) for field in ("api_key", "sending_domain", "tenant")
         )
         self.may_ask = frozenset(policy.header_routing)
+        self.priorities = {
+            rule.name: rule.action.priority
+            for rule in policy.rules
+            if rule.action.priority is not None
+        }
         self._default = {bucket: self._default_shares(bucket) for bucket in BUCKETS}
         self._snapshot: Snapshot | None = None
         self._views: dict[tuple[str, str, str, bool], View] = {}
