@@ -27,6 +27,7 @@ from mailweir.plumbing.policies import NoPolicy
 from mailweir.plumbing.settings import Settings
 from mailweir.spool.store import Spool, Work
 from workers.archive import Archive
+from workers.campaigns import Campaigns, name_of
 from workers.connections import Connections
 from workers.delivery.destinations import Destinations, DnsTrouble, NoMail
 from workers.delivery.http_api import KINDS as HTTP_KINDS
@@ -96,6 +97,7 @@ class Parts:
     composer: Composer
     connections: Connections
     archive: Archive
+    campaigns: Campaigns
     executor: Executor
     reachable: Callable[[Source], bool]
 
@@ -184,6 +186,7 @@ class Engine:
             random.random(),
             self.parts.settings.smtp.reply_kept,
             {work.job.id: work for work in loaded.works},
+            self.parts.campaigns,
             loaded.resent,
         )
 
@@ -250,7 +253,12 @@ class Engine:
 
     def _ready(self, run: Run, work: Work, provider: Provider, envelope: Envelope) -> Ready:
         job = work.job
-        alike = (provider.name, work.pool, job.bucket, job.tenant, work.orders)
+        slowed = None
+        if self.parts.campaigns.slowed and job.meta.campaign:
+            name = name_of(job.tenant, job.meta.campaign)
+            if (rate := self.parts.campaigns.slowed.get(name)) is not None:
+                slowed = (name, rate)
+        alike = (provider.name, work.pool, job.bucket, job.tenant, work.orders, slowed)
         ask = run.asks.get(alike)
         if ask is None:
             layers = layers_for(
@@ -264,6 +272,7 @@ class Engine:
                 orders=work.orders,
                 throttled=".throttled" in run.chunk.queue,
                 worker=self.name,
+                slowed=slowed,
             )
             ask = run.asks[alike] = Ask(run.source.name, provider.name, layers)
         purse = run.purses.get(ask)
@@ -297,7 +306,20 @@ class Engine:
     async def _converse(
         self, run: Run, destination: Destination, tls: str, some: list[Ready], connections: int
     ) -> None:
+        vetted: dict[int, float] = {}
+        if not await self.parts.gate.admit(some[0].purse):
+            # no token now: most will be held, and nobody is dialled for them
+            may_go = [self._may_go(run, ready.work.job.id) for ready in some]
+            answers = await asyncio.gather(*may_go)
+            some = [ready for ready, yes in zip(some, answers, strict=True) if yes]
+            vetted = dict.fromkeys((ready.work.job.id for ready in some), time.monotonic())
+            if not some:
+                return
+
         async def before_body(envelope: Envelope) -> bool:
+            since = vetted.pop(envelope.job_id, None)
+            if since is not None and time.monotonic() - since < SHORT_WAIT:
+                return True
             return await self._may_go(run, envelope.job_id)
 
         def and_copy(result: Result) -> None:

@@ -142,6 +142,13 @@ class Gate:
                 layer = purse.grant.layer if purse.grant else None
                 return Refusal(State.HELD, entry.place, f"throttle: {layer}")
 
+    async def admit(self, purse: Purse) -> bool:
+        """Whether anything may go now: asked before a connection is opened, so that a path that must
+        not be tried is not even dialled, and a half-open one by its one probe only. Marks nothing."""
+        if not purse.left or self._clock.now() > purse.good_until:
+            await self._fill({purse: (1, 0)})
+        return purse.left > 0
+
     async def leave(self, chunk_id: int, purses: Iterable[Purse]) -> None:
         """The chunk is done: what it did not use goes back."""
         self._marked.discard(chunk_id)
@@ -192,7 +199,8 @@ class Gate:
         groups: dict[Purse, list[_Entry]] = defaultdict(list)
         for entry in batch:
             groups[entry.purse].append(entry)
-        await asyncio.gather(self._clear(batch, groups), self._fill(groups))
+        askers = {p: (len(some), sum(e.waited for e in some)) for p, some in groups.items()}
+        await asyncio.gather(self._clear(batch, groups), self._fill(askers))
         going: list[_Entry] = []
         for purse, some in groups.items():
             for entry in sorted(some, key=lambda e: not e.waited):
@@ -228,14 +236,15 @@ class Gate:
         for (purse, job), reason in zip(asked, reasons, strict=True):
             purse.cleared[job.id] = (now, reason)
 
-    async def _fill(self, groups: dict[Purse, list[_Entry]]) -> None:
-        """Take tokens for purses that hold too few, in one call; old ones go back."""
+    async def _fill(self, askers: dict[Purse, tuple[int, int]]) -> None:
+        """Take tokens for purses that hold too few, in one call; old ones go back. ``askers``: mails that
+        arrived, and those among them that have waited."""
         now = self._clock.now()
         wanted: list[tuple[Purse, int]] = []
-        for purse, some in groups.items():
+        for purse, (arrived, waited) in askers.items():
             if purse.left and now > purse.good_until:
                 await self._return(purse)
-            if count := purse.asks(len(some), sum(e.waited for e in some), now):
+            if count := purse.asks(arrived, waited, now):
                 wanted.append((purse, count))
         grants = await self._limiter.take([(purse.ask, count) for purse, count in wanted])
         for (purse, _), grant in zip(wanted, grants, strict=True):

@@ -31,12 +31,13 @@ class Seen(NamedTuple):
 @dataclass
 class Sink:
     """``rcpt(recipient, times asked before)`` is the reply to RCPT; ``after(recipient, times stored
-    before)`` what follows a mail that is stored; ``greet()`` False: the session is never greeted."""
+    before)`` what follows a mail that is stored. While ``deaf``, nothing is read or answered: a black
+    hole that takes connections."""
 
     rcpt: Callable[[str, int], str] = lambda recipient, times: OK
     after: Callable[[str, int], After] = lambda recipient, times: "reply"
-    greet: Callable[[], bool] = lambda: True
     port: int = 0
+    deaf: bool = False
     seen: list[Seen] = field(default_factory=list)
     asked: Counter[str] = field(default_factory=Counter)
     stored: Counter[str] = field(default_factory=Counter)
@@ -65,16 +66,16 @@ class _Session(asyncio.Protocol):
         self._transport = transport
         self._sink.open += 1
         self._sink.note("connect")
-        if self._sink.greet():
+        self._dead = self._sink.deaf
+        if not self._dead:
             self._say("220 sink.test ESMTP")
-        else:
-            self._dead = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._sink.open -= 1
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
+        self._dead = self._dead or self._sink.deaf
         while not self._dead:
             end = self._buffer.find(b"\r\n.\r\n" if self._in_data else b"\r\n")
             if self._in_data and self._buffer.startswith(b".\r\n"):
