@@ -189,6 +189,8 @@ class Session(asyncio.Protocol):
             self._say("250 2.0.0 OK")
         elif verb == "STARTTLS" and self._p.tls is not None and not self._secure:
             self._starttls()
+        elif verb == "AUTH":  # nobody has an account here
+            self._refuse("auth", behaviour.replies.get("auth", "535 5.7.8 Credentials invalid"))
         elif verb == "NOOP":
             self._say("250 2.0.0 OK")
         elif verb == "QUIT":
