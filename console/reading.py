@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any
 
 import msgspec
 from redis.exceptions import RedisError
+from sqlalchemy import func, select
 
+from console.estimate import lane_rates, seconds
 from mailweir.contracts.ids import format_id
 from mailweir.contracts.job import Bucket, Job
 from mailweir.contracts.lifecycle import IN_FLIGHT, WAITING
+from mailweir.contracts.policy import Policy
 from mailweir.contracts.snapshot import FastPath, PathState
 from mailweir.plumbing import keys, policies
 from mailweir.plumbing.clock import Clock
@@ -19,6 +23,7 @@ from mailweir.plumbing.publisher import BrokerUnavailable, Publisher
 from mailweir.plumbing.redis import connect
 from mailweir.plumbing.settings import Settings
 from mailweir.plumbing.telemetry import mask_address
+from mailweir.spool.schema import jobs
 from mailweir.spool.store import Spool
 from router.fast import FastReader
 from router.snapshots import SnapshotReader
@@ -44,6 +49,8 @@ class BucketRow(msgspec.Struct):
     later: int
     oldest_seconds: float  # policy seconds the oldest due job has waited
     backlog_seconds: float | None  # due jobs over the current rate; None while nothing moves
+    # policy seconds until the due jobs are sent: the same, or what limits of the slowest lane allow
+    delivery_seconds: float | None
     states: dict[str, int]
 
 
@@ -102,6 +109,7 @@ class Reader:
                     backlog_seconds=(
                         0.0 if not backlog.due else round(backlog.due / rate, 1) if rate else None
                     ),
+                    delivery_seconds=self._needs(bucket, backlog.due, rate, now),
                     states=counts.get(bucket, {}),
                 )
             )
@@ -168,7 +176,8 @@ class Reader:
 
     def estimate(self, job: Job) -> float | None:
         """When a job that has not ended should be sent (policy seconds): its due time, and the time its
-        bucket's backlog takes at the present rate. None when it ended, or while nothing moves."""
+        bucket's backlog takes at the present rate, or its lane's by its limits where that is longer.
+        None when it ended, or while nothing moves."""
         if job.state not in WAITING | IN_FLIGHT or (job.due_at is None and job.state in WAITING):
             return None
         now = self._clock.now()
@@ -179,9 +188,40 @@ class Reader:
             if keys.queue_bucket(queue) is job.bucket
         )
         waiting = self.spool.waiting(job.bucket, now).due
-        if not waiting:
-            return due
-        return due + waiting / rate * self._clock.rate if rate else None
+        needs = self._needs(job.bucket, waiting, rate, now, job.lane)
+        return None if needs is None else due + needs
+
+    def _needs(
+        self, bucket: Bucket, ahead: int, rate: float, now: float, lane: str | None = None
+    ) -> float | None:
+        """Policy seconds until the due jobs of a bucket are sent, or those before a job of ``lane``;
+        ``rate``: jobs the bucket finishes per real second."""
+        if not ahead:
+            return 0.0
+        waiting = self._lanes(bucket, now)
+        if lane is not None:
+            waiting = {lane: waiting.get(lane, 0)}
+        try:
+            policy = policies.current(self.database)
+        except policies.NoPolicy:
+            policy = Policy()
+        snapshot, fast = self._snapshots.get(), self._fast.get()
+        rates = lane_rates(waiting, bucket, policy, snapshot, fast)
+        found = seconds(ahead, rate / self._clock.rate, waiting, rates)
+        return None if found is None else round(found, 1)
+
+    def _lanes(self, bucket: Bucket, now: float) -> dict[str, int]:
+        """Due jobs of a bucket per lane."""
+        query = (
+            select(jobs.c.flow, func.count())
+            .where(jobs.c.bucket == bucket.value, jobs.c.due_at <= now)
+            .group_by(jobs.c.flow)
+        )
+        lanes: Counter[str] = Counter()
+        with self.database.read() as conn:
+            for flow, count in conn.execute(query):
+                lanes[str(flow).partition("|")[0]] += int(count)
+        return lanes
 
     def trace(self, job: Job) -> dict[str, Any]:
         """Everything known of one job, oldest first. The recipient is masked."""

@@ -144,7 +144,7 @@ def _queues_table(data: dict[str, Any]) -> None:
                 row["due"],
                 row["later"],
                 row["oldest_seconds"],
-                "unknown" if row["backlog_seconds"] is None else row["backlog_seconds"],
+                "unknown" if row["delivery_seconds"] is None else row["delivery_seconds"],
             )
             for row in data["buckets"]
         ],
