@@ -21,6 +21,7 @@ from mailweir.plumbing.settings import Settings
 from mailweir.spool.store import open_spool
 from suppression.guard import AsyncGuard
 from workers.archive import Archive
+from workers.campaigns import Campaigns
 from workers.connections import Connections, RedisLeases
 from workers.delivery.destinations import Destinations
 from workers.delivery.dkim import Keyring
@@ -91,6 +92,7 @@ class Worker:
             rows=settings.worker.outcome_rows,
             delay=settings.worker.outcome_delay,
         )
+        self._campaigns = Campaigns(self._redis, clock)
         self._connections = Connections(
             RedisLeases(self._redis),
             f"{name}:{token_hex(4)}",  # this life of the worker
@@ -126,6 +128,7 @@ class Worker:
                 destinations=self._destinations,
                 composer=Composer(Keyring(secrets), derive(secret, "verp")),
                 connections=self._connections,
+                campaigns=self._campaigns,
                 archive=Archive(
                     limiter=throttle,
                     transport=self._transport,
@@ -153,6 +156,7 @@ class Worker:
             lease=settings.worker.lease,
             concurrency=concurrency,
             reachable=reach,
+            campaigns=self._campaigns,
             connections=self._connections,
             trim=self._transport.trim,
         )

@@ -23,6 +23,7 @@ from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.database import DatabaseUnavailable
 from mailweir.plumbing.policies import NoPolicy
 from mailweir.spool.store import Spool
+from workers.campaigns import Campaigns
 from workers.connections import Connections
 from workers.engine import Engine
 from workers.engine_views import Views
@@ -59,6 +60,7 @@ class Heart:
         lease: float,
         concurrency: int,
         reachable: Callable[[Source], bool],
+        campaigns: Campaigns,
         connections: Connections,
         trim: Callable[[str, str, int], None],
     ) -> None:
@@ -73,6 +75,7 @@ class Heart:
         self._lease = lease
         self._concurrency = concurrency
         self._reachable = reachable
+        self._campaigns = campaigns
         self._connections = connections
         self._trim = trim
         self._tasks: list[asyncio.Task[None]] = []
@@ -90,6 +93,7 @@ class Heart:
             (self._lease / 3, self._renew),
             (BEAT, self._beat),
             (LOOK, self._look),
+            (LOOK, self._look_at_campaigns),
             (RENEW_CONNECTIONS, self._renew_connections),
         ):
             self._tasks.append(asyncio.create_task(self._every(every, what)))
@@ -122,6 +126,9 @@ class Heart:
     def part(self, cap: int) -> int:
         """This worker's part of a number that all workers alive share; the parts add up to it."""
         return cap // self.alive + (self._rank < cap % self.alive)
+
+    async def _look_at_campaigns(self) -> None:
+        await self._campaigns.look()
 
     async def _renew_connections(self) -> None:
         await self._connections.renew(self._trim)

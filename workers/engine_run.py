@@ -18,6 +18,7 @@ from mailweir.contracts.snapshot import Snapshot
 from mailweir.mail.classify import classify, enhanced_of
 from mailweir.plumbing.clock import Clock
 from mailweir.spool.store import Outcome, Work
+from workers.campaigns import Campaigns, name_of
 from workers.delivery.types import Envelope, Result
 from workers.engine_gate import Purse, Refusal
 from workers.outcomes import OutcomeWriter, PathNote
@@ -63,6 +64,7 @@ class Run:
     chance: float
     reply_kept: int
     pending: dict[int, Work]
+    campaigns: Campaigns
     resent: frozenset[int] = frozenset()  # jobs with an uncertain attempt behind them
     ready: dict[int, Ready] = field(default_factory=dict)
     asks: dict[tuple[object, ...], Ask] = field(default_factory=dict)  # by what decides the layers
@@ -148,6 +150,9 @@ class Run:
             conversation=result.conversation,
         )
         _seconds_of(result.stage).observe(result.seconds)
+        if job.meta.campaign and verdict.state in (State.SENT, State.BOUNCED):
+            name = name_of(job.tenant, job.meta.campaign)
+            self.campaigns.note(name, verdict.state is State.BOUNCED)
         note = self._note(ready, verdict, began, now)
         self._put(job.id, verdict.state, verdict.due_at, verdict.reason, verdict, attempt, note)
 

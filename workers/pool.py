@@ -36,7 +36,7 @@ CLOSING = 5.0
 """Real seconds of the drain deadline kept for cancelled tasks and drain hooks."""
 COLD = 3.0
 """Real seconds a cold stop gives cancelled tasks and the drain hooks together."""
-OVERDUE = 5.0
+OVERDUE = 3.0
 """Real seconds beyond its deadline after which a stop is ended by force, whatever hangs: threads in a
 database call, a broker that does not answer, code that swallows its cancellation."""
 EX_FAILURE = 1

@@ -99,6 +99,14 @@ def connection_leases(source: str, site: str) -> str:
     return f"mw:conn:{source}|{site}"
 
 
+CAMPAIGNS_SLOWED = "mw:campaigns:slowed"  # hash: "tenant|campaign" -> jobs a policy second
+
+
+def campaign(name: str) -> str:
+    """Hash: bounces of a tenant's campaign; written by workers/campaigns.lua only."""
+    return f"mw:campaign:{name}"
+
+
 def recipient_limit(keyed_hash: str) -> str:
     """Sorted set: reserved times of jobs to one recipient (keyed hash)."""
     return f"mw:rcpt:{keyed_hash}"

@@ -279,3 +279,18 @@ async def test_a_dead_archive_changes_no_outcome(house: House) -> None:
     assert sorted(house.arrived()) == ["a@sim.example", "b@sim.example"]
     assert COPIES.labels("failed")._value.get() == before + 2
     assert {a["outcome"] for a in rig.attempts()} == {"sent"}
+
+
+async def test_a_campaign_that_bounces_is_slowed_and_no_other(house: House) -> None:
+    rig = house.rig
+    rig.client.hset(keys.CAMPAIGNS_SLOWED, "acme|spring", "0.1")
+    spring = rig.accept([f"s{i}@sim.example" for i in range(10)], meta=JobMeta(campaign="spring"))
+    autumn = rig.accept([f"a{i}@sim.example" for i in range(10)], meta=JobMeta(campaign="autumn"))
+    await house.deliver(rig.settle())
+    assert rig.states(autumn) == {State.SENT: 10}
+    assert rig.states(spring)[State.HELD] >= 9
+    held = [job for job in map(rig.spool.job, spring) if job is not None and job.state == "held"]
+    assert {(job.reason, job.attempts) for job in held} == {("throttle: campaign:acme|spring", 0)}
+    counted = {k: int(v) for k, v in rig.client.hgetall(keys.campaign("acme|autumn")).items()
+               if k in (b"sent", b"bounced")}  # fmt: skip
+    assert counted == {b"sent": 10, b"bounced": 0}

@@ -8,7 +8,7 @@ from mailweir.contracts.policy import Policy, Provider, Source, Throttle
 from mailweir.contracts.route import Orders
 from mailweir.contracts.snapshot import OTHER, Snapshot
 from mailweir.plumbing import keys
-from workers.policy import tokens
+from workers.policy import campaign, tokens
 
 HOUR = 3600.0
 DAY = 86400.0
@@ -75,9 +75,11 @@ def layers_for(
     orders: Orders,
     throttled: bool,
     worker: str,
+    slowed: tuple[str, float] | None = None,
 ) -> tuple[Layer, ...]:
     """Every layer that binds such a job, the path's first.
 
+    ``slowed``: its campaign bounces too much; the campaign and its rate (workers.policy.campaign).
     ``throttled``: it came by a ``.throttled`` queue, which has its own share of the path (S11)."""
     path = f"{source.name}|{provider.name}"
     limit = path_limit(snapshot, provider, source, bucket, orders)
@@ -95,6 +97,9 @@ def layers_for(
         found.append(rate_layer(f"bucket:{bucket}", settings.rate))
     if settings.worker_rate:
         found.append(rate_layer(f"worker:{worker}|{bucket}", settings.worker_rate))
+    if slowed is not None:
+        name, rate = slowed
+        found.append(rate_layer(f"campaign:{name}", campaign.limit(rate)))
     if per_tenant := policy.tenant_limits.get(tenant):
         found.append(rate_layer(f"tenant:{tenant}", per_tenant))
     if source.quota:
