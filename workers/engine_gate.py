@@ -9,6 +9,7 @@ that must wait longer than a worker may wait goes back with the exact time and t
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
@@ -253,10 +254,11 @@ class Gate:
                 purse.left += grant.granted
             else:
                 purse.left = grant.granted
-                purse.good_until = grant.at + tokens.HOLD_MAX
+                # a probe has a lease of its own: it is held until the path has answered, or did not
+                purse.good_until = math.inf if grant.probe else grant.at + tokens.HOLD_MAX
             purse.grant = grant
             purse.places = deque(sorted((*purse.places, *grant.places)))
-            if grant.granted:
+            if grant.granted and not grant.probe:
                 delay = self._clock.real(tokens.HOLD_MAX)
                 asyncio.get_running_loop().call_later(delay, self._expire, purse, grant)
 
