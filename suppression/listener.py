@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -19,8 +19,8 @@ from mailweir.plumbing.clock import REAL, Clock
 from mailweir.plumbing.database import Database, DatabaseUnavailable
 from mailweir.plumbing.events import SUPPRESSION, AttemptRow, FeedbackRow, Listener, announce, put
 from mailweir.spool.schema import attempts, counters, jobs
-from suppression import mass, store
-from suppression.entries import BadEntry, Reason
+from suppression import mass, store, streaks
+from suppression.entries import BadEntry, Entry, Reason, Scope
 from suppression.projection import Projection
 from suppression.rules import NO_USER, Change, Subject, asked, fed_back
 
@@ -54,6 +54,7 @@ class SuppressionListener:
         self._projection = Projection(client, database, secret)
         self._listener = Listener(client, database, NAME)
         self._guards = self._load_guards()
+        self._expired_since = clock.now() - streaks.DAY
         self._building: Generator[int, None, int | None] | None = None
         self._next_renew = self._next_commit = self._next_tend = 0.0
 
@@ -75,7 +76,7 @@ class SuppressionListener:
         try:
             if len(news):
                 self._apply(news.attempts, news.feedback)
-            elif time.monotonic() >= self._next_tend:
+            if time.monotonic() >= self._next_tend:
                 self._tend()
         except DatabaseUnavailable:
             self._listener.forget()
@@ -120,14 +121,53 @@ class SuppressionListener:
             changes.append(
                 Change(tuple(msgspec.structs.replace(e, pending=pending) for e in added))
             )
+        changes.append(Change(tuple(self._full(tries))))
         for event in events:
             subject = self._subject_of(event, who)
             if subject is not None:
                 changes.append(fed_back(event.event, subject, event.event.occurred_at))
+        changes = [change for change in changes if change.add or change.remove]
         if not changes and not tripped and time.monotonic() < self._next_commit:
             return
         self._next_commit = time.monotonic() + COMMIT_EVERY
         self._write(changes, tripped)
+
+    def _full(self, tries: list[AttemptRow]) -> Iterator[Entry]:
+        """Entries for mailboxes that have been full for a week."""
+        full = {row.job_id: row for row in tries if row.category == "mailbox_full"}
+        a = attempts.c
+        for job_id, who in self._subjects(full).items():
+            query = (
+                select(a.at, a.outcome, a.category, a.blame)
+                .join(jobs, jobs.c.id == a.job_id)
+                .where(jobs.c.recipient_key == who.recipient)
+                .order_by(a.at.desc())
+                .limit(streaks.LOOK_BACK)
+            )
+            with self._database.read() as conn:
+                history = [streaks.Try(*row) for row in conn.execute(query)]
+            if job_id is not None and streaks.stays_full(history):
+                row = full[job_id]
+                yield _for_a_month(who.recipient, row.at, str(row.id))
+
+    def _silent(self, conn: Connection) -> list[Entry]:
+        """Entries for addresses whose jobs have expired one after the other, seen since the last look."""
+        now, c = self._clock.now(), jobs.c
+        since = self._expired_since - 60.0
+        self._expired_since = now
+        query = select(c.recipient_key).where(c.state == "expired", c.ended_at >= since).distinct()
+        found = []
+        for recipient in conn.execute(query).scalars().all():
+            ended = (
+                select(c.ended_at, c.state, c.attempts)
+                .where(c.recipient_key == recipient, c.ended_at.is_not(None))
+                .order_by(c.ended_at.desc())
+                .limit(streaks.LOOK_BACK)
+            )
+            history = [streaks.Ended(*row) for row in conn.execute(ended)]
+            if streaks.stays_silent(history):
+                found.append(_for_a_month(recipient, history[0].at, "expired"))
+        return found
 
     def _write(self, changes: list[Change], tripped: list[str]) -> None:
         entries = [entry for change in changes for entry in change.add]
@@ -228,6 +268,9 @@ class SuppressionListener:
         touched: list[str] = []
         with self._projection.adding(touched) as conn:
             touched += store.release(conn, None, confirm=True, before=now - mass.CONFIRM_AFTER)
+            silent = self._silent(conn)
+            store.add(conn, silent)
+            touched += [entry.key for entry in silent]
             store.prune(conn, now)
             self._save_guards(conn)
             self._listener.commit(conn)
@@ -248,3 +291,10 @@ class SuppressionListener:
         if body is None:
             return {}
         return msgspec.json.decode(body, type=dict[str, mass.ProviderGuard])
+
+
+def _for_a_month(recipient: str, at: float, event: str) -> Entry:
+    until = at + streaks.SUPPRESSED
+    return Entry(
+        recipient, Scope.GLOBAL, Reason.SOFT_BOUNCE, at, expires_at=until, source_event=event
+    )

@@ -282,3 +282,27 @@ def test_a_listener_gives_every_row_once_over_restarts(
         with database.write() as conn:
             listener.commit(conn)
     assert sorted(given) == sorted(set(written))
+
+
+def test_a_mailbox_full_for_a_week_and_an_address_that_stays_silent(
+    client: redis.Redis, database: Database
+) -> None:
+    day, now = 86400.0, time.time()
+    full = {"outcome": "deferred", "category": "mailbox_full", "blame": "recipient"}
+    for name, days in (("stuffed", (8.0, 6.0, 4.0, 2.0, 0.0)), ("busy", (3.0, 2.0, 1.0, 0.5, 0.0))):
+        (job,) = write(database, jobs, [job_row(f"{name}@gmail.com")])
+        write(database, attempts, [attempt_row(job, at=now - d * day, **full) for d in days])
+    for name, ended in (("silent", (6.0, 3.0, 0.0)), ("outage", (0.2, 0.1, 0.0))):
+        address = f"{name}@gmail.com"
+        rows = [job_row(address, state="expired", ended_at=now - d * day) for d in ended]
+        write(database, jobs, rows)
+    listener = SuppressionListener(client, database, SECRET)
+    for _ in range(5):
+        listener.step()
+    names = ("stuffed", "busy", "silent", "outage")
+    guard = Guard(client, database, SECRET)
+    said = guard.check([ask(f"{name}@gmail.com") for name in names])
+    assert said == ["soft_bounce", None, "soft_bounce", None]
+    with database.read() as conn:
+        (entry,) = store.lookup(conn, ["stuffed@gmail.com"])["stuffed@gmail.com"]
+    assert entry.expires_at == pytest.approx(now + 30 * day, abs=1)
