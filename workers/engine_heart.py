@@ -87,6 +87,7 @@ class Heart:
         """Look once, so that the first chunk finds everything, then keep beating."""
         try:
             await self._look()
+            await self._campaigns.look()
         except (RedisError, DatabaseUnavailable) as error:
             log.warning("started without redis or database", error=type(error).__name__)
         for every, what in (
