@@ -31,7 +31,7 @@ class Behaviour(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     after_dot: str = "reply"  # reply | reset | silence: what follows a recorded message
     soft: dict[str, float] = msgspec.field(
         default_factory=dict
-    )  # client IP -> share of 421 at MAIL
+    )  # client IP -> share of MAIL deferred for its reputation (451)
     replies: dict[str, str] = msgspec.field(
         default_factory=dict
     )  # stage -> raw reply to give instead
@@ -80,7 +80,10 @@ def at_mail(
     if behaviour.per_connection and sent >= behaviour.per_connection:
         return "421 4.7.0 Max message per connection reached, closing transmission channel"
     if chance < behaviour.soft.get(client, 0.0):
-        return "421 4.7.0 [RP-001] Messages from your IP temporarily deferred due to reputation"
+        return (
+            f"451 4.7.650 The mail server [{client}] has been temporarily rate limited due to IP "
+            "reputation. For e-mail delivery information, see https://aka.ms/postmaster (S775)"
+        )
     if behaviour.rate:
         times = memory.recent.setdefault(client, deque())
         while times and times[0] <= now - 60:
