@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Connection, delete, func, select, update
 
-from journal.chain import GENESIS, Entry, broken_links
+from journal.chain import GENESIS, Entry, broken_links, link
 from journal.records import by_ids
 from mailweir.contracts.ids import format_id, new_id
+from mailweir.contracts.job import Accepted
 from mailweir.contracts.lifecycle import FINAL
 from mailweir.plumbing.database import Database
-from mailweir.spool.schema import contents, feedback, jobs, journal
+from mailweir.spool.schema import contents, feedback, jobs, journal, messages
 
 PAGE = 20  # segments read at once
 
@@ -28,6 +29,7 @@ class Report(msgspec.Struct):
     altered: list[str] = msgspec.field(default_factory=list)  # "kind id"
     missing: list[str] = msgspec.field(default_factory=list)  # gone before their keeping ended
     pruned: int = 0  # outlived their keeping
+    closed: int = 0  # segments whose list of records outlived its keeping; their links are checked
     head: str = ""  # the last link, hex: keep it elsewhere to notice a rewritten chain
 
     @property
@@ -38,24 +40,20 @@ class Report(msgspec.Struct):
 
 def segments(
     database: Database, since: int = 0
-) -> Iterator[tuple[int, float, bytes, bytes, list[Entry]]]:
-    """(number, at, digest, link, entries) of every segment after ``since``, in order."""
+) -> Iterator[tuple[int, float, int, bytes, bytes, list[Entry]]]:
+    """(number, at, first ref, digest, link, entries) of every segment after ``since``, in order."""
     while True:
         with database.read() as conn:
             rows = conn.execute(
-                select(
-                    journal.c.seq, journal.c.at, journal.c.digest, journal.c.chain, journal.c.body
-                )
-                .where(journal.c.seq > since)
-                .order_by(journal.c.seq)
-                .limit(PAGE)
+                select(journal).where(journal.c.seq > since).order_by(journal.c.seq).limit(PAGE)
             ).all()
         if not rows:
             return
         for row in rows:
             since = int(row.seq)
             entries = msgspec.json.decode(row.body, type=list[Entry])
-            yield since, float(row.at), bytes(row.digest), bytes(row.chain), entries
+            chain = bytes(row.chain)
+            yield since, float(row.at), int(row.ref), bytes(row.digest), chain, entries
 
 
 def verify(database: Database, *, real: float, keep_jobs: float) -> Report:
@@ -65,18 +63,41 @@ def verify(database: Database, *, real: float, keep_jobs: float) -> Report:
     report = Report()
     before = GENESIS
     expected = 1
-    for number, _, digest, chain, entries in segments(database):
+    prunable = new_id(real - keep_jobs, 0)
+    for number, _, ref, digest, chain, entries in segments(database):
         while expected < number:
             report.broken.append(expected)  # a whole segment was removed
             expected += 1
         expected = number + 1
         report.segments += 1
         report.records += len(entries)
-        report.broken += broken_links([(number, digest, chain, entries)], before)
+        if not entries and ref < prunable and link(before, digest) == chain:
+            report.closed += 1
+        else:
+            report.broken += broken_links([(number, digest, chain, entries)], before)
         before = chain
-        _check_records(database, entries, report, new_id(real - keep_jobs, 0))
+        _check_records(database, entries, report, prunable)
     report.head = before.hex()
     return report
+
+
+def close(database: Database, real: float, keep_jobs: float, limit: int = 200) -> int:
+    """Drop the lists of records of segments whose records have all outlived their keeping, so that the
+    journal does not grow for ever; digests and links stay. How many segments."""
+    prunable = new_id(real - keep_jobs, 0)
+    with database.write() as conn:
+        rows = conn.execute(
+            select(journal.c.seq, journal.c.body)
+            .where(journal.c.ref < prunable, journal.c.body != "[]")
+            .order_by(journal.c.seq)
+            .limit(limit)
+        ).all()
+        count = 0
+        for seq, body in rows:
+            if max(entry.ref for entry in msgspec.json.decode(body, type=list[Entry])) < prunable:
+                conn.execute(update(journal).where(journal.c.seq == seq).values(body="[]"))
+                count += 1
+    return count
 
 
 def _check_records(database: Database, entries: list[Entry], report: Report, prunable: int) -> None:
@@ -98,7 +119,7 @@ def _check_records(database: Database, entries: list[Entry], report: Report, pru
 
 def export(database: Database) -> Iterator[dict[str, Any]]:
     """Every segment as plain values: number, time, digest and link in hex, entries."""
-    for number, at, digest, chain, entries in segments(database):
+    for number, at, _, digest, chain, entries in segments(database):
         yield {
             "segment": number,
             "at": at,
@@ -106,6 +127,27 @@ def export(database: Database) -> Iterator[dict[str, Any]]:
             "link": chain.hex(),
             "entries": [[entry.kind, format_id(entry.ref), entry.digest] for entry in entries],
         }
+
+
+def _erase_answers(conn: Connection, recipient_key: str, nobody: str) -> None:
+    """The doors' answers, kept for the same idempotency key again, name the recipient too."""
+    mine = select(jobs.c.message_id, jobs.c.id).where(jobs.c.recipient_key == recipient_key)
+    ids: dict[int, set[str]] = {}
+    for message_id, job_id in conn.execute(mine):
+        ids.setdefault(int(message_id), set()).add(format_id(job_id))
+    rows = conn.execute(
+        select(messages.c.id, messages.c.answer).where(
+            messages.c.id.in_(list(ids)), messages.c.answer != ""
+        )
+    ).all()
+    for message_id, text in rows:
+        answer = msgspec.json.decode(text, type=Accepted)
+        lines = tuple(
+            msgspec.structs.replace(line, recipient=nobody) if line.id in ids[message_id] else line
+            for line in answer.jobs
+        )
+        kept = msgspec.json.encode(msgspec.structs.replace(answer, jobs=lines)).decode()
+        conn.execute(update(messages).where(messages.c.id == message_id).values(answer=kept))
 
 
 class StillLive(Exception):
@@ -127,10 +169,13 @@ def erase(database: Database, recipient_key: str) -> int:
         if live:
             raise StillLive(f"{live} jobs to this recipient have not ended; cancel them first")
         theirs = select(jobs.c.content_id).where(jobs.c.recipient_key == recipient_key)
-        others = select(jobs.c.content_id).where(jobs.c.recipient_key != recipient_key)
-        conn.execute(
-            delete(contents).where(contents.c.id.in_(theirs), contents.c.id.not_in(others))
+        another = (
+            select(jobs.c.id)
+            .where(jobs.c.content_id == contents.c.id, jobs.c.recipient_key != recipient_key)
+            .exists()
         )
+        conn.execute(delete(contents).where(contents.c.id.in_(theirs), ~another))
+        _erase_answers(conn, recipient_key, nobody)
         conn.execute(
             update(feedback)
             .where(feedback.c.recipient_key == recipient_key)

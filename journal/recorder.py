@@ -13,6 +13,7 @@ import msgspec
 import structlog
 from sqlalchemy import Connection, func, insert, select
 
+from journal.audit import close
 from journal.chain import GENESIS, Entry, link, segment_digest
 from journal.records import TABLES, after
 from mailweir.contracts.ids import new_id
@@ -26,6 +27,7 @@ log = structlog.get_logger(__name__)
 SETTLED = 5.0  # real seconds after which a record's neighbours are taken to be committed
 SWEEP_EVERY = 60.0  # real seconds between two looks for records that came later than that
 SWEEP_BACK = 600.0  # real seconds such a look reaches back
+CLOSE_EVERY = 3600.0  # real seconds between two looks for segments that outlived their keeping
 SEGMENT = 500  # records sealed together at most
 PAUSE = 1.0  # real seconds between looks when nothing is new
 PREFIX = "journal:"  # of the listeners' names, one per kind
@@ -34,7 +36,10 @@ PREFIX = "journal:"  # of the listeners' names, one per kind
 class Recorder:
     """The only writer of the journal; run it in one process at a time (the leader's)."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, keep_jobs: float) -> None:
+        """``keep_jobs``: policy seconds after which records may be pruned (``spool.keep_jobs``)."""
+        self._keep = clock.real(keep_jobs)
+        self._next_close = time.monotonic() + CLOSE_EVERY
         self._database = database
         self._clock = clock
         self._next_sweep = time.monotonic() + SWEEP_EVERY
@@ -43,7 +48,7 @@ class Recorder:
         """Seal until ``stop()``; a database that is away is waited for."""
         while not stop():
             try:
-                count = self.turn(time.time())
+                count = self.turn(time.time()) or self._close(time.time())
             except DatabaseUnavailable as error:
                 log.warning("journal waits for the database", why=str(error))
                 count = 0
@@ -68,6 +73,15 @@ class Recorder:
         with self._database.write() as conn:
             self._seal(conn, entries, marks)
         return len(entries)
+
+    def _close(self, real: float) -> int:
+        """Once in a while drop what old segments list."""
+        if time.monotonic() < self._next_close:
+            return 0
+        count = close(self._database, real, self._keep)
+        if not count:
+            self._next_close = time.monotonic() + CLOSE_EVERY
+        return count
 
     def _late(self, conn: Connection, marks: dict[str, int], real: float) -> list[Entry]:
         since = new_id(real - SWEEP_BACK, 0)

@@ -16,11 +16,13 @@ from mailweir.plumbing.policies import PolicyWatch
 from mailweir.plumbing.redis import connect
 from mailweir.plumbing.settings import Settings
 from reputation.manager import Manager
+from reputation.source_watch import SourceWatch
 from suppression.listener import SuppressionListener
 
 
 def reputation_process(settings: Settings, clock: Clock, stack: ExitStack) -> Threads:
-    """Reputation manager, suppression listener, journal recorder, housekeeping: a thread each."""
+    """Reputation manager, suppression listener, own-source watch, journal recorder, housekeeping: a
+    thread each."""
     database, spool = spool_of(settings, clock, stack)
     secret = master_key(settings)
 
@@ -32,12 +34,14 @@ def reputation_process(settings: Settings, clock: Clock, stack: ExitStack) -> Th
     watch = PolicyWatch(database, client())
     manager = Manager(client(), database, watch.get, settings.reputation, clock)
     suppression = SuppressionListener(client(), database, secret, clock)
-    recorder = Recorder(database, clock)
+    sources = SourceWatch(settings, database, watch.get, clock)
+    recorder = Recorder(database, clock, settings.spool.keep_jobs)
     housekeeper = Housekeeper(spool, clock, settings.spool)
     return Threads(
         {
             "reputation": manager.run,
             "suppression": suppression.run,
+            "own sources": sources.run,
             "journal": recorder.run,
             "housekeeping": housekeeper.run,
         }

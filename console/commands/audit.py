@@ -27,11 +27,12 @@ def verify(output: OutputOption = Format.TABLE) -> None:
 
     import msgspec
 
-    from console.opening import opened
+    from console.opening import clock_of, opened
     from journal.audit import verify as run
 
     with opened() as (settings, database):
-        report = run(database, real=time.time(), keep_jobs=settings.spool.keep_jobs)
+        keep = clock_of(settings).real(settings.spool.keep_jobs)
+        report = run(database, real=time.time(), keep_jobs=keep)
     emit(
         {**msgspec.to_builtins(report), "ok": report.ok},
         output,
