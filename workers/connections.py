@@ -4,7 +4,8 @@ A worker opens no connection beyond its leases, which live in Redis (``connectio
 every second. It asks for its part of the cap first and grows while nobody else waits; when somebody
 does, it shrinks: connections that become idle are closed and their leases given back. A lease not
 renewed in time counts for nothing, here (``allowed``) as there. While Redis is away, each worker may
-open its part of the cap, 1/N; the parts add up to the cap.
+open its part of the cap, 1/N; the parts add up to the cap. Within all that a place starts slowly and
+earns its connections (``workers.policy.concurrency``).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from mailweir.plumbing import keys
+from workers.policy import concurrency
 
 log = structlog.get_logger(__name__)
 
@@ -90,6 +92,7 @@ class _Place:
     held: int = 0
     until: float = 0.0  # real monotonic time the leases end
     wanting: int = 0
+    earned: float = concurrency.START
 
 
 class Connections:
@@ -126,7 +129,13 @@ class Connections:
         place = self._places.get((source, site))
         if place is None or self._now() > place.until:
             return 0
-        return min(place.held, place.target)
+        return min(place.held, place.target, int(place.earned))
+
+    def told(self, source: str, site: str, taken: bool) -> None:
+        """A mail was taken, or failed for the host's sake."""
+        place = self._places.get((source, site))
+        if place is not None and (not taken or place.earned < place.cap):
+            place.earned = concurrency.after(place.earned, place.cap, taken=taken)
 
     @asynccontextmanager
     async def using(
@@ -179,7 +188,7 @@ class Connections:
         if not place.target:
             place.target = max(1, self._part(place.cap))
         place.target = min(place.target, place.cap)
-        return place.target
+        return min(place.target, int(place.earned))
 
     async def _ask(self, key: Place) -> None:
         """Claim a place; whoever asks in one turn of the loop shares the round trip."""

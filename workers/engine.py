@@ -322,13 +322,18 @@ class Engine:
                 return True
             return await self._may_go(run, envelope.job_id)
 
-        def and_copy(result: Result) -> None:
-            run.settle(result)
-            ready = run.ready[result.job_id]
-            if result.accepted and ready.work.orders.archive:
-                run.copies.append(ready)
-
         archived = any(ready.work.orders.archive for ready in some)
+        told, site = self.parts.connections.told, destination.site
+
+        def on_result(result: Result) -> None:
+            run.settle(result)
+            if result.accepted:
+                told(run.source.name, site, True)
+                if archived and run.ready[result.job_id].work.orders.archive:
+                    run.copies.append(run.ready[result.job_id])
+            elif result.error is not None and result.error != CUT:
+                told(run.source.name, site, False)
+
         try:
             await self.parts.transport.deliver(
                 run.source,
@@ -337,7 +342,7 @@ class Engine:
                 provider=some[0].provider,
                 tls=tls,
                 before_body=before_body,
-                on_result=and_copy if archived else run.settle,
+                on_result=on_result,
                 max_connections=connections,
             )
         except Exception as error:

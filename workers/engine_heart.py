@@ -106,6 +106,7 @@ class Heart:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
+            await self._campaigns.look()
             await self._redis.hdel(keys.WORKERS, self._engine.name)
         except RedisError as error:
             log.warning("heartbeat not removed; it grows old", error=type(error).__name__)

@@ -133,6 +133,22 @@ class Two:
         await which.renew(lambda _source, _site, keep: self.trimmed.append(keep))
 
 
+async def test_a_place_earns_its_connections() -> None:
+    hand = Hand()
+    alone = Connections(
+        MemoryLeases(lambda: hand.now), "a", lambda cap: cap, lambda: hand.now, LEASE
+    )
+    async with using(alone, 20, 20) as first:
+        assert first == 5
+        for _ in range(5 + 6 + 7):
+            alone.told("mx1", "site", True)
+        async with using(alone, 20, 20) as later:
+            assert later in (7, 8)
+        for _ in range(20):
+            alone.told("mx1", "site", False)
+        assert alone.allowed("mx1", "site") == 1, "one always stays"
+
+
 def using(which: Connections, want: int = 8, cap: int = 8):  # type: ignore[no-untyped-def]  # a context
     return which.using("mx1", "site", want, cap, 0.0, lambda: True)
 
@@ -142,6 +158,9 @@ async def test_a_worker_starts_with_its_part_and_grows_while_nobody_waits() -> N
     async with using(two.a) as first:
         assert first == 4
         await two.renew(two.a)
+        for _ in range(40):
+            two.a.told("mx1", "site", True)
+        await two.renew(two.a)
         assert two.a.allowed("mx1", "site") == 8
     await two.renew(two.a)
     assert two.a.allowed("mx1", "site") == 0, "nothing open, nothing wanted: given back"
@@ -150,6 +169,8 @@ async def test_a_worker_starts_with_its_part_and_grows_while_nobody_waits() -> N
 async def test_a_worker_makes_room_for_one_that_waits() -> None:
     two = Two()
     async with using(two.a):
+        for _ in range(40):
+            two.a.told("mx1", "site", True)
         two.a.changed("mx1", "site", 4)
         await two.renew(two.a)
         two.a.changed("mx1", "site", 8)

@@ -1,0 +1,25 @@
+"""Slow start: five connections first, one more for every round of taken mails, bounded both ways."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.policy.concurrency import START, after
+
+
+def test_a_round_of_taken_mails_is_worth_a_connection() -> None:
+    window = START
+    mails = 0
+    while window < 20:
+        window = after(window, 20, taken=True)
+        mails += 1
+    assert 170 <= mails <= 200, "about the sum of 5 to 19"
+
+
+@given(st.lists(st.booleans()), st.integers(0, 50))
+def test_never_none_and_never_above_the_cap(story: list[bool], cap: int) -> None:
+    window = START
+    for taken in story:
+        window = after(window, cap, taken=taken)
+        assert 1 <= window <= max(cap, 1)

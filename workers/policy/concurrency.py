@@ -1,0 +1,18 @@
+"""Slow start of a path: how many connections it has earned (S32). Pure.
+
+As Postfix' queue manager does (SCHEDULER_README, "Concurrency scheduling"): a destination begins with
+few connections, each mail that is taken adds one N-th of one, N being the present number, each one
+that fails for the host's sake takes a whole one away. One always stays: breakers and throttles decide
+whether a path is used at all.
+"""
+
+from __future__ import annotations
+
+START = 5.0
+"""Postfix' ``initial_destination_concurrency``."""
+
+
+def after(window: float, cap: int, *, taken: bool) -> float:
+    """The number after a mail that was taken, or that failed for the host's sake; 1 to ``cap``."""
+    moved = window + 1.0 / window if taken else window - 1.0
+    return max(1.0, min(float(max(cap, 1)), moved))
