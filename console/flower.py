@@ -21,7 +21,8 @@ from flower.views.broker import BrokerView
 from tornado.ioloop import IOLoop
 from tornado.web import HTTPError
 
-from mailweir.plumbing.celery import all_queues, make_app
+from mailweir.plumbing.broker import all_queues
+from mailweir.plumbing.celery import make_app
 from mailweir.plumbing.install import make_once
 from mailweir.plumbing.publisher import BrokerUnavailable, Publisher
 from mailweir.plumbing.settings import Settings

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 from urllib.parse import quote
 
-import httpx
 import msgspec
 import redis
 from amqp.exceptions import MessageNacked
@@ -25,7 +24,7 @@ from redis.retry import Retry
 
 from mailweir.contracts.route import Chunk
 from mailweir.plumbing import keys
-from mailweir.plumbing.celery import (
+from mailweir.plumbing.broker import (
     broker_url,
     dead_queue,
     declared_queues,
@@ -282,6 +281,8 @@ class _AmqpLine:
     def held(self) -> dict[str, int]:
         api = self._settings.broker.management
         vhost = quote(self._connection.virtual_host or "/", safe="")
+        import httpx  # a tenth of a second at start, for a question that only RabbitMQ gets
+
         try:
             answer = httpx.get(
                 f"{(api.get_secret_value() if api else self._default_api()).rstrip('/')}"

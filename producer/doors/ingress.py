@@ -14,7 +14,7 @@ import structlog
 from prometheus_client import Counter
 
 from mailweir.plumbing.beat import Beat
-from mailweir.plumbing.celery import broker_url
+from mailweir.plumbing.broker import broker_url
 from mailweir.plumbing.settings import Settings
 from producer.doors.ingress_lines import Claimed, Line, LineDown, open_line
 

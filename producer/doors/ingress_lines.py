@@ -22,7 +22,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from mailweir.plumbing import keys
-from mailweir.plumbing.celery import (
+from mailweir.plumbing.broker import (
     INGRESS_DEAD,
     dead_queue,
     declared_queues,

@@ -21,7 +21,8 @@ from mailweir.contracts.job import Bucket
 from mailweir.contracts.route import Chunk
 from mailweir.plumbing import keys
 from mailweir.plumbing import redis as state
-from mailweir.plumbing.celery import all_queues, broker_url, make_app
+from mailweir.plumbing.broker import all_queues, broker_url
+from mailweir.plumbing.celery import make_app
 from mailweir.plumbing.publisher import Publisher, PublishFailed
 from mailweir.plumbing.settings import Settings
 from mailweir.plumbing.transport import Transport

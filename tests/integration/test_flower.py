@@ -22,6 +22,7 @@ from console.flower import flower_password
 from mailweir.contracts.ids import new_ids
 from mailweir.contracts.job import Bucket
 from mailweir.contracts.route import Chunk
+from mailweir.plumbing import broker as broker_parts
 from mailweir.plumbing import celery as plumbing
 from mailweir.plumbing.publisher import Publisher
 from mailweir.plumbing.settings import Settings
@@ -54,7 +55,7 @@ def broker(
     settings = Settings.model_validate({"data": tmp_path, "broker": {"url": server.url}})
     yield settings, {"MAILWEIR_BROKER__URL": server.url}
     with plumbing.make_app(settings).connection_for_write() as connection:
-        for queue in (*plumbing.declared_queues(settings, quorum=True), plumbing.dead_queue()):
+        for queue in (*broker_parts.declared_queues(settings, quorum=True), broker_parts.dead_queue()):
             queue(connection.default_channel).delete()
 
 

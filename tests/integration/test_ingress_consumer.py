@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from mailweir.plumbing import broker as broker_parts
 from mailweir.plumbing import celery as plumbing
 from mailweir.plumbing import keys
 from mailweir.plumbing.envelope import ACCEPT_TASK, DELIVER_TASK, TaskMessage, task_message
@@ -98,8 +99,8 @@ def door(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Door]:
         it.close()
         if request.param == "rabbitmq":
             with plumbing.make_app(settings).connection_for_write() as connection:
-                queues = plumbing.declared_queues(settings, quorum=True)
-                for queue in (*queues, plumbing.dead_queue()):
+                queues = broker_parts.declared_queues(settings, quorum=True)
+                for queue in (*queues, broker_parts.dead_queue()):
                     queue(connection.default_channel).delete()
 
 
@@ -218,7 +219,7 @@ def test_garbage_in_the_list_is_buried(door: Door, redis_url: str) -> None:
 @pytest.mark.parametrize("door", ["rabbitmq"], indirect=True)
 def test_what_the_broker_gave_up_is_buried(door: Door) -> None:
     door.publisher.send([message("ok")])
-    dead = task_message(plumbing.INGRESS_DEAD, ACCEPT_TASK, "d", {"id": "d"})
+    dead = task_message(broker_parts.INGRESS_DEAD, ACCEPT_TASK, "d", {"id": "d"})
     door.publisher.send([dead])
     door.consumer()
     door.accepted("ok")

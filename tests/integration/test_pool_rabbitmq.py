@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mailweir.plumbing import broker as broker_parts
 from mailweir.plumbing import celery as plumbing
 from mailweir.plumbing.settings import Settings
 from tests.integration.pool_bench import PATIENCE, QUEUE, Bench, wait_for
@@ -23,7 +24,7 @@ def bench(rabbitmq: RabbitMQ, tmp_path: Path) -> Iterator[Bench]:
     yield it
     it.close()
     with plumbing.make_app(settings).connection_for_write() as connection:
-        for queue in (*plumbing.declared_queues(settings, quorum=True), plumbing.dead_queue()):
+        for queue in (*broker_parts.declared_queues(settings, quorum=True), broker_parts.dead_queue()):
             queue(connection.default_channel).delete()
 
 

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from mailweir.contracts.ids import format_id, new_ids
 from mailweir.contracts.job import Bucket
 from mailweir.contracts.route import Chunk
+from mailweir.plumbing import broker as broker_parts
 from mailweir.plumbing import celery as plumbing
 from mailweir.plumbing import keys
 from mailweir.plumbing.envelope import ACCEPT_TASK, task_message
@@ -53,7 +54,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setting
     yield made
     app = plumbing.make_app(made)
     with app.connection_for_write() as connection:
-        for queue in (*plumbing.declared_queues(made, quorum=True), plumbing.dead_queue()):
+        for queue in (*broker_parts.declared_queues(made, quorum=True), broker_parts.dead_queue()):
             queue(connection.default_channel).delete()
 
 
@@ -61,7 +62,7 @@ def test_chunks_arrive_whole_and_in_order(settings: Settings) -> None:
     publisher = Publisher(settings)
     published = chunks(7)
     publisher.publish(published)
-    queues = plumbing.all_queues(settings)
+    queues = broker_parts.all_queues(settings)
     assert len(queues) == 6
     assert publisher.depths(queues) == {**dict.fromkeys(queues, 0), "bulk": 7}
     app = plumbing.make_app(settings)
@@ -127,7 +128,7 @@ def test_rabbitmq_refuses_a_full_ingress_queue(
     assert not refused.value.uncertain
     publisher.publish(chunks(1))  # the other queues are open
     with plumbing.make_app(settings).connection_for_write() as connection:
-        for queue in (*plumbing.declared_queues(settings, quorum=True), plumbing.dead_queue()):
+        for queue in (*broker_parts.declared_queues(settings, quorum=True), broker_parts.dead_queue()):
             queue(connection.default_channel).delete()
     publisher.close()
 

@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from mailweir.contracts.lifecycle import State
+from mailweir.plumbing import broker as broker_parts
 from mailweir.plumbing import celery as plumbing
 from mailweir.plumbing import keys
 from mailweir.plumbing.clock import Clock
@@ -84,7 +85,7 @@ def rabbit(
     rig = Rig(tmp_path, redis_clean, {"broker": broker})
     yield rig
     with plumbing.make_app(rig.settings).connection_for_write() as connection:
-        for queue in (*plumbing.declared_queues(rig.settings, quorum=True), plumbing.dead_queue()):
+        for queue in (*broker_parts.declared_queues(rig.settings, quorum=True), broker_parts.dead_queue()):
             queue(connection.default_channel).delete()
     rig.close()
 
@@ -118,7 +119,7 @@ def redis_rig(redis_clean: redis.Redis, redis_url: str, tmp_path: Path) -> Itera
 
 def held(rig: Rig, age: float, queue: str = QUEUE) -> None:
     """A worker took a message ``age`` real seconds ago and has not acknowledged it."""
-    with redis.Redis.from_url(plumbing.redis_url(plumbing.broker_url(rig.settings))) as broker:
+    with redis.Redis.from_url(broker_parts.redis_url(broker_parts.broker_url(rig.settings))) as broker:
         broker.zadd(f"{keys.CELERY_PREFIX}unacked_index", {"tag": time.time() - age})
         broker.hset(f"{keys.CELERY_PREFIX}unacked", "tag", json.dumps([{}, "", queue]))
 

@@ -8,17 +8,15 @@ import pytest
 from celery import Celery
 
 from mailweir.plumbing import keys
-from mailweir.plumbing.celery import (
+from mailweir.plumbing.broker import (
     BrokerUnsupported,
     all_queues,
     broker_url,
     declared_queues,
-    make_app,
     redis_url,
-    settings_of,
     transport_options,
-    worker_arguments,
 )
+from mailweir.plumbing.celery import make_app, settings_of, worker_arguments
 from mailweir.plumbing.redis import (
     RedisUnfit,
     ServerMissing,
