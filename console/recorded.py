@@ -88,11 +88,13 @@ class Archive:
             raise Gone(f"snapshot {version} is no longer kept (30 days)")
         return load(bytes(body))
 
-    def _policy(self, version: int) -> CompiledPolicy:
+    def _policy(self, version: int, regional: bool) -> CompiledPolicy:
+        """The policy of that version; ``regional`` as the router was that used it."""
         try:
-            return CompiledPolicy(policies.stored(self._database, version)[2])
+            policy = policies.stored(self._database, version)[2]
         except policies.UnknownVersion as error:
             raise Gone(str(error)) from error
+        return CompiledPolicy(policy if regional else msgspec.structs.replace(policy, regions=()))
 
 
 def snapshot_version(body: dict[str, Any]) -> int:

@@ -39,7 +39,7 @@ class Loop:
         inputs: Callable[[], Inputs],
         clock: Clock,
         settings: RouterSettings,
-        queues: Sequence[str],
+        queues: Callable[[], Sequence[str]],
     ) -> None:
         self._buckets = tuple(buckets)
         self._spool = spool
@@ -49,7 +49,7 @@ class Loop:
         self._inputs = inputs
         self._clock = clock
         self._settings = settings
-        self._queues = tuple(queues)
+        self._queues = queues
         self._shares = {bucket: LaneShares(settings.window_max) for bucket in buckets}
         self._mixes = {bucket: Mix() for bucket in buckets}
         self._idle = settings.idle if Bucket.TRANSACTIONAL in self._buckets else settings.idle_bulk
@@ -78,7 +78,7 @@ class Loop:
         return sum(self._bucket(bucket, inputs, waiting) for bucket in self._buckets)
 
     def _bucket(self, bucket: Bucket, inputs: Inputs, waiting: Mapping[str, int]) -> int:
-        queues = tuple(q for q in self._queues if keys.queue_bucket(q) is bucket)
+        queues = tuple(q for q in self._queues() if keys.queue_bucket(q) is bucket)
         sizes = self._windows.sizes(queues)
         room = {queue: max(0, sizes[queue] - waiting.get(queue, 0)) for queue in queues}
         total = min(self._settings.batch, self._mixes[bucket].fits(room))

@@ -68,16 +68,18 @@ class Windows:
         self._smallest = smallest
         self._largest = largest
         self._next = 0.0
+        self._queues: tuple[str, ...] = ()  # every queue asked about: buckets ask one by one
         self._finished: dict[str, float] = {}
 
     def finished(self, queues: tuple[str, ...]) -> dict[str, float]:
         """Jobs each queue's fleet finished in the last ten seconds."""
         now = time.monotonic()
-        if now >= self._next or not self._finished:
+        if now >= self._next or not self._finished.keys() >= set(queues):
             self._next = now + 0.5
+            self._queues = tuple(dict.fromkeys((*self._queues, *queues)))
             try:
                 pipe = self._redis.pipeline(transaction=False)
-                for queue in queues:
+                for queue in self._queues:
                     pipe.hgetall(keys.FLEET.format(queue=queue))
                 found = pipe.execute()
             except RedisError:
@@ -85,7 +87,7 @@ class Windows:
             real = time.time()
             self._finished = {
                 queue: finished_lately({int(k): int(v) for k, v in slots.items()}, real)
-                for queue, slots in zip(queues, found, strict=True)
+                for queue, slots in zip(self._queues, found, strict=True)
             }
         return self._finished
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+import msgspec
+
 from console.assembly.base import spool_of
 from mailweir.contracts.job import Bucket
 from mailweir.contracts.policy import Policy
@@ -44,11 +46,15 @@ def router_loop(
     def inputs() -> Inputs:
         found = watch.in_force()
         if not compiled or compiled[0][0] is not found:
-            compiled[:] = [(found, compile_all(found))]
+            before = compiled[0][1] if compiled else None
+            compiled[:] = [(found, compile_all(found, settings.region is not None, before))]
         return Inputs(compiled[0][1], snapshots.get(), fast.get())
 
-    regions = (settings.region,) if settings.region else ()
-    queues = keys.bucket_queues(regions)
+    def queues() -> tuple[str, ...]:
+        """Every queue jobs may go to: with a region of our own, those of all the policy's regions."""
+        regions = watch.get().regions if settings.region is not None else ()
+        return keys.bucket_queues(regions)
+
     router = settings.router
     return Loop(
         buckets,
@@ -69,7 +75,7 @@ def router_loop(
             watch.get,
             clock,
             router,
-            queues,
+            queues(),
             settings.worker.max_crashes,
         ),
         Windows(client, router.window_min, router.window_max),
@@ -80,16 +86,28 @@ def router_loop(
     )
 
 
-def compile_all(found: InForce) -> Policies:
-    """The policies in force, made ready for deciding."""
+def compile_all(found: InForce, regional: bool, before: Policies | None = None) -> Policies:
+    """The policies in force, made ready for deciding; one that stays in force keeps its shares in turn.
 
-    def ready(policy: Policy | None) -> CompiledPolicy | None:
-        return None if policy is None else CompiledPolicy(policy)
+    Not ``regional``: this installation's processes have no region, so its queues have none either."""
+    ready = {p.policy.version: p for p in _all(before)}
+
+    def compiled(policy: Policy) -> CompiledPolicy:
+        known = ready.get(policy.version)
+        if known is not None:
+            return known
+        return CompiledPolicy(policy if regional else msgspec.structs.replace(policy, regions=()))
 
     canary = found.canary
     return Policies(
-        CompiledPolicy(found.live),
-        ready(canary),
-        ready(found.shadow),
+        compiled(found.live),
+        None if canary is None else compiled(canary),
+        None if found.shadow is None else compiled(found.shadow),
         lambda job_id: found.decides(job_id) is canary,
     )
+
+
+def _all(policies: Policies | None) -> list[CompiledPolicy]:
+    if policies is None:
+        return []
+    return [p for p in (policies.live, policies.canary, policies.shadow) if p is not None]

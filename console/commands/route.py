@@ -125,7 +125,7 @@ def _explain_recorded(job_id: str, number: int | None, output: Printed) -> None:
         archive = Archive(database)
         try:
             found = archive.of_job(wanted, number)
-            policy = archive.policy(int(found.body["policy"]))
+            policy = archive.policy(int(found.body["policy"]), "@" in str(found.body.get("queue")))
             snapshot = archive.snapshot(snapshot_version(found.body))
         except Gone as error:
             fail(f"{job_id}: {error}", Exit.NOT_FOUND)

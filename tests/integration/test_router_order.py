@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from pathlib import Path
 
 import redis
 
 from mailweir.contracts.job import Bucket, JobMeta
+from mailweir.plumbing import keys
 from mailweir.spool.records import Pick
+from router.window import SLOT, Windows
 from tests.integration.router_rig import Rig
 
 POLICY = """
@@ -69,3 +72,15 @@ def test_a_small_tenant_does_not_wait_behind_a_large_one(
     places = [place for place, job in enumerate(order) if job in small]
     assert len(places) == 50
     assert places[-1] < 300 + 200
+
+
+def test_each_buckets_window_follows_its_own_fleet(redis_clean: redis.Redis) -> None:
+    """A loop asks bucket after bucket: the second one's window is no smaller for that."""
+    slot = int(time.time() // SLOT)
+    for name, count in (("marketing", 1000), ("bulk", 3000)):
+        fleet = {slot: count, slot - 1: count, slot + 1: count}
+        redis_clean.hset(keys.FLEET.format(queue=name), mapping=fleet)
+    windows = Windows(redis_clean, 200, 20_000)
+    assert windows.sizes(("marketing",))["marketing"] >= 2000
+    assert windows.sizes(("bulk",))["bulk"] >= 6000
+    assert windows.sizes(("marketing",))["marketing"] >= 2000
