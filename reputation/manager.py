@@ -179,11 +179,13 @@ class Manager:
         for provider, watch in self.book.watches.items():
             _TROUBLE.labels(provider).set(bool(watch.sick))
         paused = self._paused(now)
-        paths = self.book.publish(now, paused)
+        snapshot = publisher.fitted(
+            Snapshot(self._version, now, policy.version, self.book.publish(now, paused), paused)
+        )
+        paths = snapshot.paths
         _PUBLISHED.set(time.time())
         if not self._changed(paths, paused, policy.version, real):
             return
-        snapshot = Snapshot(self._version, now, policy.version, paths, paused)
         self._keep(snapshot)
         self._leadership.publish(snapshot)
         self._published = snapshot

@@ -12,7 +12,7 @@ import redis
 from redis.exceptions import RedisError
 from sqlalchemy import Connection, delete, func, insert, select
 
-from mailweir.contracts.snapshot import Snapshot
+from mailweir.contracts.snapshot import PathState, Snapshot
 from mailweir.plumbing import keys
 from mailweir.spool.schema import snapshots
 
@@ -31,11 +31,41 @@ redis.call('SET', KEYS[3], ARGV[3])
 return 1
 """
 _VERSION = prometheus_client.Gauge("mailweir_snapshot_version", "Version of the snapshot in force.")
+_TRIMMED = prometheus_client.Counter(
+    "mailweir_snapshots_trimmed", "Snapshots that were larger than 1 MiB and lost reasons or paths."
+)
 _BYTES = prometheus_client.Gauge("mailweir_snapshot_bytes", "Its encoded size.")
 
 
 class NotLeader(Exception):
     """Another process leads, or Redis could not be asked; what was not published stays unpublished."""
+
+
+def fitted(snapshot: Snapshot) -> Snapshot:
+    """The snapshot within :data:`MAX_BYTES`: routers read it every second. First reasons go, then the
+    paths of which it says least: warm and without a cap; routers read ``other``'s state for them."""
+    if len(msgspec.json.encode(snapshot)) <= MAX_BYTES:
+        return snapshot
+    _TRIMMED.inc()
+    paths = {
+        name: msgspec.structs.replace(state, reasons=state.reasons[:1])
+        for name, state in snapshot.paths.items()
+    }
+    small = msgspec.structs.replace(snapshot, paths=paths)
+    plain = [
+        name
+        for name, state in paths.items()
+        if state.state == "warm" and state.cap_day is None and state.cap_hour is None
+    ]
+    plain.sort(key=lambda name: abs(paths[name].score - PathState().score))
+    while plain and len(msgspec.json.encode(small)) > MAX_BYTES:
+        for name in plain[: max(1, len(plain) // 4)]:
+            del paths[name]
+        del plain[: max(1, len(plain) // 4)]
+    if len(msgspec.json.encode(small)) > MAX_BYTES:
+        for name, state in paths.items():
+            paths[name] = msgspec.structs.replace(state, reasons=())
+    return small
 
 
 class Leadership:

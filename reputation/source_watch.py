@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import ipaddress
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 import dns.exception
+import dns.nameserver
 import dns.resolver
 import dns.reversename
 import prometheus_client
 import structlog
 
-from mailweir.contracts.policy import Source
-from mailweir.plumbing.database import Database
+from mailweir.contracts.policy import Policy, Source
+from mailweir.plumbing.clock import Clock
+from mailweir.plumbing.database import Database, DatabaseUnavailable
+from mailweir.plumbing.policies import NoPolicy
+from mailweir.plumbing.settings import Settings
 from reputation.policy.watch import ZONES, Answers, Finding, findings, question
 from reputation.signals import keep_listings
 
@@ -22,6 +29,61 @@ _FOUND = prometheus_client.Gauge(
 )
 _CHECKS = ("dnsbl", "ptr", "fcrdns", "ehlo")
 _log = structlog.get_logger(__name__)
+
+
+class SourceWatch:
+    """Looks at the own sources every so often; sources at private addresses have nothing to look up."""
+
+    def __init__(
+        self, settings: Settings, database: Database, policy: Callable[[], Policy], clock: Clock
+    ) -> None:
+        self._every = settings.reputation.watch_every
+        self._hostname = settings.smtp.hostname or socket.getfqdn()
+        self._database = database
+        self._policy = policy
+        self._clock = clock
+        self._resolver = dns.resolver.Resolver(configure=not settings.dns.nameservers)
+        if settings.dns.nameservers:
+            places = [_place(text) for text in settings.dns.nameservers]
+            self._resolver.nameservers = [dns.nameserver.Do53Nameserver(*place) for place in places]
+        self._resolver.lifetime = settings.dns.timeout
+
+    def run(self, stop: Callable[[], bool], beat: Callable[[], None] = lambda: None) -> None:
+        """Work until ``stop()``."""
+        due = time.monotonic()
+        while not stop():
+            beat()
+            if self._every and time.monotonic() >= due:
+                due = time.monotonic() + self._every
+                try:
+                    self.look(beat)
+                except (DatabaseUnavailable, NoPolicy) as error:
+                    due = time.monotonic() + min(self._every, 5.0)
+                    _log.warning("own-source watch waits", error=str(error))
+            time.sleep(0.2)
+
+    def look(self, beat: Callable[[], None] = lambda: None) -> list[Finding]:
+        """One look, source by source. Raises DatabaseUnavailable, NoPolicy."""
+        found: list[Finding] = []
+        for name, source in self._policy().sources.items():
+            beat()
+            if source.ip is not None and ipaddress.ip_address(source.ip).is_global:
+                found += watch_once(
+                    self._resolver,
+                    {name: source},
+                    self._hostname,
+                    self._database,
+                    self._clock.now(),
+                )
+        return found
+
+
+def _place(text: str) -> tuple[str, int]:
+    """Address and port of a resolver in the settings: ``192.0.2.1`` or ``192.0.2.1:53``."""
+    host, colon, port = text.rpartition(":")
+    if not colon or ":" in host:
+        return text, 53
+    return host, int(port)
 
 
 def ask(resolver: dns.resolver.Resolver, name: str, kind: str) -> tuple[str, ...] | None:

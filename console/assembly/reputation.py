@@ -34,7 +34,7 @@ def reputation_process(settings: Settings, clock: Clock, stack: ExitStack) -> Th
     watch = PolicyWatch(database, client())
     manager = Manager(client(), database, watch.get, settings.reputation, clock)
     suppression = SuppressionListener(client(), database, secret, clock)
-    sources = SourceWatch(settings, database, watch.get, clock)
+    sources = SourceWatch(settings, database, PolicyWatch(database, client()).get, clock)
     recorder = Recorder(database, clock, settings.spool.keep_jobs)
     housekeeper = Housekeeper(spool, clock, settings.spool)
     return Threads(

@@ -233,6 +233,12 @@ class SmtpSettings(Section):
     )
     reply_kept: int = Field(2000, ge=100, description="Characters of a reply kept in the journal.")
     max_mx: int = Field(10, ge=1, description="MX hosts tried per attempt.")
+    prewarm: int = Field(
+        0,
+        ge=0,
+        le=20,
+        description="Connections a starting worker opens to each of the five busiest destinations of a source, before any mail; 0: none.",
+    )
     chunking: bool = Field(
         True, description="Send bodies by BDAT where the remote offers CHUNKING (RFC 3030)."
     )
@@ -317,6 +323,11 @@ class ReputationSettings(Section):
         0.2, gt=0, description="Real seconds the listener waits when no event is there."
     )
     lease: float = Field(10.0, gt=0, description="Real seconds the leader's lease lasts.")
+    watch_every: float = Field(
+        3600.0,
+        ge=0,
+        description="Real seconds between two looks at own public addresses in DNS and blocklists; 0: none.",
+    )
 
 
 class SpoolSettings(Section):
