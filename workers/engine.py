@@ -41,6 +41,7 @@ from workers.ledger import uncertain_before
 from workers.outcomes import OutcomeWriter
 from workers.policy.outcome import CUT
 from workers.policy.tls import tls_mode
+from workers.prewarm import Prewarm
 from workers.throttle.layers import Ask, layers_for
 
 log = structlog.get_logger(__name__)
@@ -98,6 +99,7 @@ class Parts:
     connections: Connections
     archive: Archive
     campaigns: Campaigns
+    prewarm: Prewarm
     executor: Executor
     reachable: Callable[[Source], bool]
 
@@ -293,6 +295,7 @@ class Engine:
             await self._converse(run, destination, tls, some, cap)
             return
         want = min(cap, -(-len(some) // MAILS_PER_OPENING))
+        self.parts.prewarm.note(source.name, some[0].work.job.domain, len(some))
         async with self.parts.connections.using(
             source.name, destination.site, want, cap, SHORT_WAIT, lambda: self._starts(run)
         ) as allowed:

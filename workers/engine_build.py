@@ -33,6 +33,7 @@ from workers.engine_heart import Heart
 from workers.engine_views import Views
 from workers.mx_notes import MxNotes
 from workers.outcomes import OutcomeWriter
+from workers.prewarm import Prewarm
 from workers.throttle.shell import Throttle
 
 log = structlog.get_logger(__name__)
@@ -109,6 +110,15 @@ class Worker:
         self._noting: asyncio.Task[None] | None = None
         self._destinations = Destinations(settings, learn=self._mx_notes.learn)
         reach = Reach(settings.region)
+        self._prewarm = Prewarm(
+            self._redis,
+            views,
+            self._destinations,
+            self._connections,
+            self._transport,
+            reach,
+            settings.smtp.prewarm,
+        )
         self.engine = Engine(
             Parts(
                 settings=settings,
@@ -129,6 +139,7 @@ class Worker:
                 composer=Composer(Keyring(secrets), derive(secret, "verp")),
                 connections=self._connections,
                 campaigns=self._campaigns,
+                prewarm=self._prewarm,
                 archive=Archive(
                     limiter=throttle,
                     transport=self._transport,
@@ -157,6 +168,7 @@ class Worker:
             concurrency=concurrency,
             reachable=reach,
             campaigns=self._campaigns,
+            prewarm=self._prewarm,
             connections=self._connections,
             trim=self._transport.trim,
         )

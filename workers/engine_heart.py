@@ -28,6 +28,7 @@ from workers.connections import Connections
 from workers.engine import Engine
 from workers.engine_views import Views
 from workers.ledger import recount
+from workers.prewarm import Prewarm
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +38,8 @@ GONE = 10.0
 """Real seconds after which a silent worker counts as gone."""
 RENEW_CONNECTIONS = 1.0
 """Real seconds between two renewals of the connection leases."""
+BUSIEST = 10.0
+"""Real seconds between two counts of what destinations are busy."""
 LOOK = 0.5
 """Real seconds between two looks at epoch and snapshot."""
 RECOUNT_LEASE = 60
@@ -61,6 +64,7 @@ class Heart:
         concurrency: int,
         reachable: Callable[[Source], bool],
         campaigns: Campaigns,
+        prewarm: Prewarm,
         connections: Connections,
         trim: Callable[[str, str, int], None],
     ) -> None:
@@ -76,6 +80,7 @@ class Heart:
         self._concurrency = concurrency
         self._reachable = reachable
         self._campaigns = campaigns
+        self._prewarm = prewarm
         self._connections = connections
         self._trim = trim
         self._tasks: list[asyncio.Task[None]] = []
@@ -96,8 +101,10 @@ class Heart:
             (LOOK, self._look),
             (LOOK, self._look_at_campaigns),
             (RENEW_CONNECTIONS, self._renew_connections),
+            (BUSIEST, self._prewarm.flush),
         ):
             self._tasks.append(asyncio.create_task(self._every(every, what)))
+        self._tasks.append(asyncio.create_task(self._warm()))
 
     async def stop(self) -> None:
         """End, and say so."""
@@ -107,6 +114,7 @@ class Heart:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             await self._campaigns.look()
+            await self._prewarm.flush()
             await self._redis.hdel(keys.WORKERS, self._engine.name)
         except RedisError as error:
             log.warning("heartbeat not removed; it grows old", error=type(error).__name__)
@@ -128,6 +136,17 @@ class Heart:
     def part(self, cap: int) -> int:
         """This worker's part of a number that all workers alive share; the parts add up to it."""
         return cap // self.alive + (self._rank < cap % self.alive)
+
+    async def _warm(self) -> None:
+        """Once, beside the first chunks: a slow remote must not keep the worker from starting."""
+        loop = asyncio.get_running_loop()
+        try:
+            policy = await loop.run_in_executor(self._executor, self._views.policy)
+            await self._prewarm.start(policy)
+        except (DatabaseUnavailable, NoPolicy) as error:
+            log.warning("nothing prewarmed", error=type(error).__name__)
+        except Exception:
+            log.exception("prewarming failed")
 
     async def _look_at_campaigns(self) -> None:
         await self._campaigns.look()

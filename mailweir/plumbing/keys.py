@@ -99,6 +99,11 @@ def connection_leases(source: str, site: str) -> str:
     return f"mw:conn:{source}|{site}"
 
 
+def busiest(source: str, day: int) -> str:
+    """Sorted set: domains by mails a source carried there on a (real) day; what is prewarmed."""
+    return f"mw:busy:{source}:{day}"
+
+
 CAMPAIGNS_SLOWED = "mw:campaigns:slowed"  # hash: "tenant|campaign" -> jobs a policy second
 
 

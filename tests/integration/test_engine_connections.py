@@ -27,6 +27,7 @@ class CountingServer:
         self.open = 0
         self.most = 0
         self.mails = 0
+        self.total = 0
         self.port = 0
 
     async def start(self) -> asyncio.Server:
@@ -34,8 +35,15 @@ class CountingServer:
         self.port = server.sockets[0].getsockname()[1]
         return server
 
+    async def until(self, count: int) -> None:
+        """Wait until so many connections are open."""
+        async with asyncio.timeout(10):
+            while self.open != count:
+                await asyncio.sleep(0.02)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.open += 1
+        self.total += 1
         self.most = max(self.most, self.open)
         try:
             writer.write(b"220 sink.example ESMTP\r\n")
@@ -125,3 +133,25 @@ async def test_a_dead_worker_s_connections_are_free_after_its_lease(
                 await asyncio.gather(*(worker.engine.work(chunk) for chunk in rig.settle()))
                 await asyncio.sleep(0.1)
     assert server.most <= CAP
+
+
+async def test_a_starting_worker_prewarms_the_busiest_destination(
+    rig: Rig, server: CountingServer
+) -> None:
+    smtp = rig.settings.smtp.model_copy(update={"prewarm": 2})
+    rig.settings = rig.settings.model_copy(update={"smtp": smtp})
+    ids = rig.accept([f"u{i}@sink.example" for i in range(8)])
+    async with rig.worker() as worker:
+        await worker.engine.work(rig.settle()[0])
+    assert rig.states(ids) == {State.SENT: 8}
+    await server.until(0)
+    async with rig.worker() as worker:
+        await server.until(2)
+        opened = server.total
+        [site] = rig.client.keys(keys.connection_leases("mx1", "*"))
+        assert rig.client.zcard(site) == 2, "under leases like any other"
+        more = rig.accept(["one@sink.example"])
+        await worker.engine.work(rig.settle()[0])
+        assert rig.states(more) == {State.SENT: 1}
+        assert server.total == opened, "no connection more"
+        await server.until(2)  # it went over one of them
