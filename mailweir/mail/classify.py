@@ -69,7 +69,7 @@ def _classify(
         if rule.id in _GUESSED:
             sure = _GUESS if reply.code or reply.enhanced else STAGE
         if rule.id in _GUESSED:
-            coded = _by_strong_code(reply, permanent)
+            coded = _by_strong_code(reply, permanent, stage)
             if coded is not None:
                 return coded
         if rule.id == "recipient-rejected":
@@ -91,7 +91,7 @@ def is_permanent(reply: Reply) -> bool:
     return True
 
 
-def _by_strong_code(reply: Reply, permanent: bool) -> Classification | None:
+def _by_strong_code(reply: Reply, permanent: bool, stage: str | None) -> Classification | None:
     if reply.enhanced is None:
         return None
     row = rules().codes.get(reply.enhanced[2:])
@@ -100,13 +100,13 @@ def _by_strong_code(reply: Reply, permanent: bool) -> Classification | None:
     category = row.cat or (row.cat5 if permanent else row.cat4)
     if category is None or category == "delivered":
         return None
-    return _answer(category, reply, STRONG, f"enhanced-{reply.enhanced}")
+    return _answer(category, reply, STRONG, f"enhanced-{reply.enhanced}", None, stage)
 
 
 def _by_code(
     reply: Reply, permanent: bool, stage: str | None, first_contact: bool
 ) -> Classification:
-    coded = _by_strong_code(reply, permanent)
+    coded = _by_strong_code(reply, permanent, stage)
     if coded is not None:
         return coded
     if reply.code in _LOGIN:
@@ -182,6 +182,9 @@ def _answer(
     stage: str | None = None,
 ) -> Classification:
     row: CategoryRow = rules().categories[category]
+    if stage == "mail" and row.cls == "hard":
+        # the remote does not know the recipient yet: who is unknown is the sender
+        category, row = "sender_rejected", rules().categories["sender_rejected"]
     permanent = is_permanent(reply)
     early = stage in ("connect", "banner")
     cls = row.cls

@@ -32,7 +32,8 @@ _DIAGNOSTIC_TYPE = re.compile(
 )
 # where another MTA quotes the remote: what follows is the reply itself
 _QUOTED = re.compile(
-    r"(?:\bsaid:|\]:|\breason:|\bresponded with:?|\breplied:|\bremote host said:|"
+    r"(?:\bsaid:|\]:|\bunknown address error (?=['\"]?[45]\d\d)|"
+    r"\breason:|\bresponded with:?|\breplied:|\bremote host said:|"
     r"\bthe error that the other server returned was:|"
     r"\bthe response (?:from the remote server )?was:|"
     r"\bremote server (?:returned|replied|responded)(?: with)?:?|\bserver response(?: was)?:|"
