@@ -22,7 +22,7 @@ from router.policy.decide import MAX_HELD_PER_RECIPIENT, ZONE_UNKNOWN, decide
 from router.policy.draft import Draft
 from router.policy.explain import described
 from router.policy.record import record
-from router.policy.search import LAST_RESORT, Trace
+from router.policy.search import LAST_RESORT, STAYS, Trace
 from router.policy.shares import MAX_ARMS
 from router.policy.told import Told
 
@@ -109,4 +109,4 @@ def _told(body: Mapping[str, Any], arm: int) -> Told:
     if body.get("outcome") == "routed":
         losers.setdefault((body["pool"], body["source"]), None)
     until = body["until"] if body.get("outcome") == "held" else None
-    return Told(losers, until, arm)
+    return Told(losers, until, arm, str(body.get("reason")).startswith(STAYS))

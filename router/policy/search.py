@@ -17,6 +17,7 @@ from router.policy.waiting import RECHECK, UNKNOWN_WAIT, held, summary
 from router.policy.wanted import Wanted
 
 LAST_RESORT = "score below throttling: only if nothing better is left"
+STAYS = "stays with source"
 STAY_WAIT = 3600.0  # a greylisted job waits this long for its source before it may move
 _NO_ACTION = Action()
 
@@ -291,10 +292,12 @@ class Search:
                 self.trace.looked.append((c, None))
             return self._routed(Found(c, step, None), None)
         again = no.until if no.until is not None else now + UNKNOWN_WAIT
-        if not uncertain and again - now > STAY_WAIT:
+        told = self.draft.told
+        moves = not uncertain and again - now > STAY_WAIT if told is None else not told.stays
+        if moves:
             return None
         self._reject(c.pool, c.name, no.why, no.until, c)
-        why = f"stays with source {name}: {no.why}"
+        why = f"{STAYS} {name}: {no.why}"
         return held(self.job, now, again, why, rule=rule, rejected=tuple(self.rejected))
 
     def _place_of(self, name: str) -> tuple[Candidate, Step] | None:
@@ -370,7 +373,7 @@ class Search:
         if self.rule is not None:
             out.append(f"rule {self.rule.number} {self.rule.name!r} is the first that matches")
         if share is None:
-            out.append(f"stays with source {found.candidate.name}")
+            out.append(f"{STAYS} {found.candidate.name}")
         elif len(self.wish.shares) > 1:
             out.append(f"pool {share.pool} by weight {share.weight}")
         if found.step.relays:

@@ -11,10 +11,16 @@ class Told:
     """Verdicts of the candidates that were asked, and the drawn arm. One per replay."""
 
     def __init__(
-        self, verdicts: Mapping[tuple[str, str], str | None], until: float | None, arm: int
+        self,
+        verdicts: Mapping[tuple[str, str], str | None],
+        until: float | None,
+        arm: int,
+        stays: bool,
     ) -> None:
         """``verdicts``: (pool, source) -> why it could not, or None where it could, in the order they
-        were asked. ``until``: when a held job was to be looked at again."""
+        were asked. ``until``: when a held job was to be looked at again. ``stays``: it waited for the
+        source it must stay with."""
+        self.stays = stays
         self._verdicts = verdicts
         self._until = until
         self._places = {key: place for place, key in enumerate(verdicts)}
