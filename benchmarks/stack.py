@@ -26,7 +26,7 @@ from mailweir.plumbing.redis import connect
 from mailweir.plumbing.settings import load
 from router.policy.loader import load_checked
 
-READY_WITHIN = 60.0
+READY_WITHIN = 180.0
 
 POLICY = """
 sources:
@@ -116,9 +116,9 @@ class Stack:
             if waiting := int(self.broker.llen(keys.CELERY_PREFIX + queue)):
                 found.append(f"{waiting} messages in queue {queue}")
         for key in self.broker.keys(keys.CELERY_PREFIX + "unacked*"):
-            found.append(f"broker key {key.decode()}")
+            found.append(f"broker key {key!r}")
         for key in self.client.keys("mw:indata:*"):
-            found.append(f"mark {key.decode()}")
+            found.append(f"mark {key!r}")
         if waiting := self.count("SELECT count(*) FROM chunks WHERE done_real IS NULL"):
             found.append(f"{waiting} chunks not done")
         return found
@@ -156,7 +156,8 @@ def stack(
             env["MAILWEIR_DATABASE__URL"] = server.url
             extra["postgresql"] = server.pid
         saved = dict(os.environ)
-        exits.callback(lambda: (os.environ.clear(), os.environ.update(saved)))
+        exits.callback(os.environ.update, saved)
+        exits.callback(os.environ.clear)  # before the update: callbacks run last one first
         os.environ.update(env)  # what `load` reads
         settings = load()
         master_key(settings)
