@@ -67,7 +67,9 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw) -> T:
 
 def _path(text: str) -> tuple[str, str | None]:
     """msgspec's sentence and its path in our form: ``$.to[0]`` is ``to[0]``."""
-    unknown = re.fullmatch(r"Object contains unknown field `(.{1,80}?)`(?: - at `\$\.?(.*)`)?", text)
+    unknown = re.fullmatch(
+        r"Object contains unknown field `(.{1,80}?)`(?: - at `\$\.?(.*)`)?", text
+    )
     if unknown:
         path = ".".join(part for part in (unknown[2], unknown[1]) if part)
         return "there is no such field", path
