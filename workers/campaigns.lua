@@ -8,7 +8,7 @@
 -- ARGV[4] sent   ARGV[5] bounced   ARGV[6] keep: real seconds without news until all is forgotten
 
 local WINDOW, SAMPLE, SLOW_ABOVE, RETURN_BELOW = 60, 100, 0.05, 0.04
-local DOWN, UP, FLOOR = 0.5, 1.25, 0.1
+local DOWN, UP, FLOOR, Z = 0.5, 1.25, 0.1, 1.645
 
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -22,19 +22,28 @@ local bounced = (tonumber(found[3] or '') or 0) + tonumber(ARGV[5])
 local rate, base = tonumber(found[4] or ''), tonumber(found[5] or '') or 0
 local total, seconds = sent + bounced, now - begun
 
+local function lower_bound(hits, total)
+  local share, z2 = hits / total, Z * Z
+  local spread = Z * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total))
+  return (share + z2 / (2 * total) - spread) / (1 + z2 / total)
+end
+
 if total >= SAMPLE and seconds >= WINDOW then
   local share = bounced / total
-  if share > SLOW_ABOVE then
-    if not rate then
-      base = total / seconds
-      rate = base
+  local high = share > SLOW_ABOVE
+  if not high or lower_bound(bounced, total) > SLOW_ABOVE then
+    if high then
+      if not rate then
+        base = total / seconds
+        rate = base
+      end
+      rate = math.max(FLOOR, rate * DOWN)
+    elseif rate and share < RETURN_BELOW then
+      rate = rate * UP
+      if rate >= base then rate, base = nil, 0 end
     end
-    rate = math.max(FLOOR, rate * DOWN)
-  elseif rate and share < RETURN_BELOW then
-    rate = rate * UP
-    if rate >= base then rate, base = nil, 0 end
+    begun, sent, bounced = now, 0, 0
   end
-  begun, sent, bounced = now, 0, 0
 end
 
 local function text(number) return string.format('%.17g', number) end

@@ -14,11 +14,21 @@ def windows(state: Campaign, count: int, sent: int, bounced: int) -> Campaign:
     return state
 
 
-def test_six_in_a_hundred_halve_the_rate_five_do_not() -> None:
+def test_too_many_bounces_halve_the_rate_when_it_is_certain() -> None:
     assert windows(Campaign(0.0), 1, 95, 5).rate is None
-    slowed = windows(Campaign(0.0), 1, 564, 36)
+    slowed = windows(Campaign(0.0), 1, 540, 60)
     assert (slowed.rate, slowed.base) == (5.0, 10.0)
     assert str(limit(5.0)) == "300/min"
+
+
+def test_a_window_that_may_be_chance_stays_open_until_it_is_certain() -> None:
+    state = windows(Campaign(0.0), 1, 94, 6)
+    assert (state.rate, state.sent, state.bounced) == (None, 94, 6)
+    rounds = 1
+    while state.rate is None:
+        state = book(state, 93, 7, WINDOW * (rounds := rounds + 1))
+        assert rounds < 20, "seven in a hundred is found within 2,000"
+    assert rounds > 1
 
 
 def test_few_outcomes_are_no_verdict() -> None:
