@@ -27,6 +27,8 @@ REFRESH = 1.0  # real seconds between two looks at the version; changes are live
 APPLY_TRIES = 5
 SQL_REFRESH = 1.5  # real seconds between two looks at SQL while Redis answers: still within 2 s
 _log = structlog.get_logger(__name__)
+# made while one thread runs: two threads that meet a type for the first time together crash msgspec 0.22
+_decode_policy = msgspec.json.Decoder(Policy).decode
 
 
 class NoPolicy(Exception):
@@ -156,7 +158,7 @@ def rollback(
         ).one_or_none()
     if row is None:
         raise UnknownVersion(f"there is no policy version {target}; see `mailweir policy history`")
-    policy = msgspec.json.decode(row.compiled, type=Policy)
+    policy = _decode_policy(row.compiled)
     why = f"rollback to version {target}" + (f": {reason}" if reason else "")
     return apply(database, policy, row.yaml, author=author, reason=why, now=now, redis=redis)
 
@@ -181,7 +183,7 @@ def _previous(conn: Connection) -> int:
 
 
 def _bare(compiled: str) -> Policy:
-    return msgspec.structs.replace(msgspec.json.decode(compiled, type=Policy), version=0)
+    return msgspec.structs.replace(_decode_policy(compiled), version=0)
 
 
 def history(database: Database, limit: int = 50) -> list[Version]:
@@ -206,7 +208,7 @@ def stored(database: Database, version: int | None = None) -> tuple[int, str, Po
         raise NoPolicy("no policy has been applied yet; use `mailweir policy apply FILE`")
     if row is None:
         raise UnknownVersion(f"there is no policy version {version}; see `mailweir policy history`")
-    return int(row.version), str(row.yaml), msgspec.json.decode(row.compiled, type=Policy)
+    return int(row.version), str(row.yaml), _decode_policy(row.compiled)
 
 
 def in_force(database: Database) -> InForce:
@@ -228,7 +230,7 @@ def in_force(database: Database) -> InForce:
             text = conn.execute(
                 select(policies.c.compiled).where(policies.c.version == version)
             ).scalar_one()
-            return msgspec.json.decode(text, type=Policy)
+            return _decode_policy(text)
 
         return InForce(
             int(heads[0].version),
