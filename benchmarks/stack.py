@@ -143,6 +143,7 @@ def stack(
         env = {k: v for k, v in os.environ.items() if not k.startswith("MAILWEIR_")}
         env |= {
             "MAILWEIR_DATA": str(folder / "data"),
+            "PYTHONFAULTHANDLER": "1",
             "MAILWEIR_LOG_LEVEL": "warning",
             "MAILWEIR_SMTP__HOSTNAME": "mx.s.example.test",
             "MAILWEIR_SMTP__ALLOW_PRIVATE": "true",
