@@ -316,12 +316,15 @@ class Engine:
             answers = await asyncio.gather(*may_go)
             some = [ready for ready, yes in zip(some, answers, strict=True) if yes]
             vetted = dict.fromkeys((ready.work.job.id for ready in some), time.monotonic())
+            for job_id in vetted:
+                del run.began[job_id]  # it may go, and has not yet
             if not some:
                 return
 
         async def before_body(envelope: Envelope) -> bool:
             since = vetted.pop(envelope.job_id, None)
             if since is not None and time.monotonic() - since < SHORT_WAIT:
+                run.began[envelope.job_id] = self.parts.clock.now()
                 return True
             return await self._may_go(run, envelope.job_id)
 
