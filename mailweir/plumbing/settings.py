@@ -177,7 +177,7 @@ class RouterSettings(Section):
 
 class WorkerSettings(Section):
     concurrency: int = Field(
-        8, ge=1, le=1000, description="Chunks one worker process works on at once."
+        32, ge=1, le=1000, description="Chunks one worker process works on at once."
     )
     lease: float = Field(
         30.0, gt=0, description="Real seconds a taken chunk is leased; renewed every third of it."
