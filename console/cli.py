@@ -10,6 +10,7 @@ import typer
 COMMANDS: tuple[str, ...] = (
     "audit",
     "classify",
+    "db",
     "demo",
     "feedback",
     "flower",
