@@ -45,11 +45,11 @@ def _message(
 
 
 def finished(first: int, count: int, body: bytes, prefix: str, bucket: Bucket) -> list[NewMessage]:
-    """A message of its own for every recipient."""
+    """A message of its own for every recipient; ``prefix`` stands before the recipient's domain."""
     priority = 1 if bucket is Bucket.TRANSACTIONAL else 5
     out = []
     for number, job_id in zip(range(first, first + count), new_ids(count), strict=True):
-        address = prefix + mails.recipient(number)
+        address = mails.recipient(number).replace("@", f"@{prefix}")
         job = NewJob(job_id, address, mails.SENDER, lane_of(address.rpartition("@")[2]))
         own = body[:-12] + b"%010d\r\n" % number
         out.append(_message(ContentKind.MIME, own, (job,), bucket, priority))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from benchmarks.machine import Meter, wait_quiet
+from benchmarks.machine import Meter
 from benchmarks.rows import OURS, Failed, Feeder, Figures
 from benchmarks.sinks import OwnSink, SmtpSink
 from benchmarks.stack import stack
@@ -28,14 +28,13 @@ def run(on: str, backlog: int, count: int, rate: float, workers: int) -> Figures
             mx_map = {f"d{n}.example.test": f"127.0.0.1:{bulk.port}" for n in range(200)}
             with stack(
                 folder, times.port, on=on, workers=workers, transactional=True, mx_map=mx_map,
-                paused=True,
+                later=True,
             ) as running:  # fmt: skip
                 feeder = Feeder(running, "shared", str(backlog), name="backlog")
                 feeder.go()
                 feeder.done()
                 mail = Feeder(running, "finished", str(count), "--rate", str(rate))
-                wait_quiet(running.roots, 0.5)
-                running.resume()
+                running.begin()
                 running.wait("bulk at full speed", lambda: bulk.count() > backlog * 0.02)
                 before = bulk.count()
                 meter = Meter(running.roots)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ class Stack:
     broker: redis.Redis
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     extra: dict[str, int] = field(default_factory=dict)  # servers that are no child of ours
+    begin: Callable[[], None] = lambda: None  # starts what ``later`` left
 
     @property
     def roots(self) -> dict[str, int]:
@@ -80,16 +81,6 @@ class Stack:
                 stderr=log,
                 **{"stdout": log, "stdin": subprocess.DEVNULL, **popen},
             )
-
-    def signal(self, number: signal.Signals) -> None:
-        """To every router and worker."""
-        for name, process in self.processes.items():
-            if name.startswith(("router", "worker")):
-                process.send_signal(number)
-
-    def resume(self) -> None:
-        """Go on after ``paused``."""
-        self.signal(signal.SIGCONT)
 
     def wait(self, what: str, until: Callable[[], bool], longest: float = READY_WITHIN) -> None:
         """Wait for a sign; says what the processes logged when it does not come."""
@@ -135,10 +126,10 @@ def stack(
     signed: bool = False,
     tls: bool = False,
     mx_map: Mapping[str, str] | None = None,
-    paused: bool = False,
+    later: bool = False,
 ) -> Iterator[Stack]:
-    """Everything but the accept process; ``on``: ``embedded`` or ``postgresql``. ``paused``: routers and
-    workers stand still (SIGSTOP) until :meth:`Stack.resume`, so that a backlog can be accepted."""
+    """Everything but the accept process; ``on``: ``embedded`` or ``postgresql``. ``later``: nothing is started
+    before :attr:`Stack.begin` is called, so that a backlog can be accepted."""
     with ExitStack() as exits:
         env = {k: v for k, v in os.environ.items() if not k.startswith("MAILWEIR_")}
         env |= {
@@ -186,9 +177,10 @@ def stack(
         )
         made = Stack(folder, env, database, client, broker, extra=extra)
         exits.callback(_stop, made)
-        _start(made, workers, transactional)
-        if paused:
-            made.signal(signal.SIGSTOP)
+        if later:
+            made.begin = partial(_start, made, workers, transactional)
+        else:
+            _start(made, workers, transactional)
         yield made
 
 
@@ -222,7 +214,6 @@ def _start(made: Stack, workers: int, transactional: bool) -> None:
 
 
 def _stop(made: Stack) -> None:
-    made.resume()  # a stopped process would not hear that it must end
     for last in (False, True):
         some = [p for n, p in made.processes.items() if (n == "redis") is last]
         for process in some:
