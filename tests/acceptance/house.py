@@ -232,13 +232,16 @@ def house(
     data.mkdir()
     port, flower, smtp = free_port(), free_port(), free_port()
     rate = (env or {}).get("MAILWEIR_CLOCK__RATE", "1")
-    origin = (env or {}).get("MAILWEIR_CLOCK__ORIGIN", "0")
+    # a faster clock runs from now on: from 1970 it would already be in a far century
+    since = "0" if float(rate) == 1 else repr(time.time())
+    origin = (env or {}).get("MAILWEIR_CLOCK__ORIGIN", since)
     base = {
         **{k: v for k, v in os.environ.items() if not k.startswith("MAILWEIR_")},
         "MAILWEIR_DATA": str(data),
         "MAILWEIR_SMTP__ALLOW_PRIVATE": "true",
         "MAILWEIR_POLICY": str(data / "policy.yaml"),
         **(env or {}),
+        "MAILWEIR_CLOCK__ORIGIN": origin,
     }
     (data / "policy.yaml").write_text(policy)
     simulator = subprocess.Popen(

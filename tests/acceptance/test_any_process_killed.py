@@ -14,6 +14,9 @@ from tests.acceptance.house import MAILWEIR, STATE_SERVER, House, house
 
 JOBS = 5_000
 SESSIONS = 3 * 10  # providers x connections: mails that may be behind their final dot at once
+# A session may have one mail behind its dot and the next begun behind that; and outcomes are written
+# together, 32 rows at most: what a killed worker knew and had not written is uncertain, not repeated.
+UNCERTAIN = 2 * SESSIONS + 32
 
 
 def feed(home: House) -> subprocess.Popen[bytes]:
@@ -62,5 +65,5 @@ def test_any_process_killed(process: str, tmp_path: Path) -> None:
         sent = {format_id(row.id) for row in rows if row.state == "sent"}
         assert not sent - received.keys(), "called sent, and nobody has them"
         assert states["sent"] + states["uncertain"] == JOBS, states
-        assert states["uncertain"] <= SESSIONS
+        assert states["uncertain"] <= UNCERTAIN
         assert sum(received.values()) - len(received) <= SESSIONS

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,8 @@ def test_a_chunk_popped_by_a_worker_that_dies_is_dispatched_again(tmp_path: Path
             home.send([f"user{turn}@gmail.com"])
             home.wait("its dispatch", lambda: home.states()["dispatched"] == 1)
             home.wait("the pop", lambda: not broker.exists(keys.CELERY_PREFIX + "transactional"))
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # a supervisor that saw it stand still was first
+                os.kill(pid, signal.SIGKILL)
             begun = time.monotonic()
             home.wait_ended(turn + 1)
             assert time.monotonic() - begun < PROOF + AGAIN
