@@ -55,7 +55,10 @@ def broker(
     settings = Settings.model_validate({"data": tmp_path, "broker": {"url": server.url}})
     yield settings, {"MAILWEIR_BROKER__URL": server.url}
     with plumbing.make_app(settings).connection_for_write() as connection:
-        for queue in (*broker_parts.declared_queues(settings, quorum=True), broker_parts.dead_queue()):
+        for queue in (
+            *broker_parts.declared_queues(settings, quorum=True),
+            broker_parts.dead_queue(),
+        ):
             queue(connection.default_channel).delete()
 
 

@@ -24,7 +24,10 @@ def bench(rabbitmq: RabbitMQ, tmp_path: Path) -> Iterator[Bench]:
     yield it
     it.close()
     with plumbing.make_app(settings).connection_for_write() as connection:
-        for queue in (*broker_parts.declared_queues(settings, quorum=True), broker_parts.dead_queue()):
+        for queue in (
+            *broker_parts.declared_queues(settings, quorum=True),
+            broker_parts.dead_queue(),
+        ):
             queue(connection.default_channel).delete()
 
 

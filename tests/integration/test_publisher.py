@@ -128,7 +128,10 @@ def test_rabbitmq_refuses_a_full_ingress_queue(
     assert not refused.value.uncertain
     publisher.publish(chunks(1))  # the other queues are open
     with plumbing.make_app(settings).connection_for_write() as connection:
-        for queue in (*broker_parts.declared_queues(settings, quorum=True), broker_parts.dead_queue()):
+        for queue in (
+            *broker_parts.declared_queues(settings, quorum=True),
+            broker_parts.dead_queue(),
+        ):
             queue(connection.default_channel).delete()
     publisher.close()
 

@@ -85,7 +85,10 @@ def rabbit(
     rig = Rig(tmp_path, redis_clean, {"broker": broker})
     yield rig
     with plumbing.make_app(rig.settings).connection_for_write() as connection:
-        for queue in (*broker_parts.declared_queues(rig.settings, quorum=True), broker_parts.dead_queue()):
+        for queue in (
+            *broker_parts.declared_queues(rig.settings, quorum=True),
+            broker_parts.dead_queue(),
+        ):
             queue(connection.default_channel).delete()
     rig.close()
 
@@ -119,7 +122,9 @@ def redis_rig(redis_clean: redis.Redis, redis_url: str, tmp_path: Path) -> Itera
 
 def held(rig: Rig, age: float, queue: str = QUEUE) -> None:
     """A worker took a message ``age`` real seconds ago and has not acknowledged it."""
-    with redis.Redis.from_url(broker_parts.redis_url(broker_parts.broker_url(rig.settings))) as broker:
+    with redis.Redis.from_url(
+        broker_parts.redis_url(broker_parts.broker_url(rig.settings))
+    ) as broker:
         broker.zadd(f"{keys.CELERY_PREFIX}unacked_index", {"tag": time.time() - age})
         broker.hset(f"{keys.CELERY_PREFIX}unacked", "tag", json.dumps([{}, "", queue]))
 
