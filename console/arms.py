@@ -1,7 +1,7 @@
 """What became of the jobs of each arm of an A/B split (S20), from what is kept of them.
 
-A job counts for the arm of its last route; a deferral counts for the arm whose pool and source made the
-attempt, so that a retry by the other arm blames nobody else. Failover attempts count for no arm.
+A job keeps its arm over its retries (``router.policy.shares.arm_of``). Attempts and jobs that went by failover
+count for no arm: a deferral counts for the arm whose pool and source made the attempt.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import func, select
 
 from console.estimate import lane_rates, seconds
+from mailweir.contracts.heartbeat import Heartbeat
 from mailweir.contracts.ids import format_id
 from mailweir.contracts.job import Bucket, Job
 from mailweir.contracts.lifecycle import IN_FLIGHT, WAITING
@@ -26,10 +27,11 @@ from mailweir.plumbing.telemetry import mask_address
 from mailweir.spool.schema import jobs
 from mailweir.spool.store import Spool
 from router.fast import FastReader
+from router.policy.compiled import CompiledPolicy
+from router.policy.reach import CutOff, cut_off
+from router.reach import ReachReader
 from router.snapshots import SnapshotReader
 from router.window import Windows
-
-WORKER_GONE = 15.0  # real seconds without a heartbeat
 
 
 class QueueRow(msgspec.Struct):
@@ -73,7 +75,8 @@ class Reader:
         self._publisher = Publisher(settings)
         self._snapshots = SnapshotReader(self.redis)
         self._fast = FastReader(self.redis, clock)
-        self._windows = Windows(self.redis, settings.router.window_min, settings.router.window_max)
+        self._reach = ReachReader(self.redis)
+        self._windows = Windows(self.redis, settings.router)
 
     def close(self) -> None:
         """Close connections."""
@@ -129,11 +132,21 @@ class Reader:
         real = time.time()
         rows = []
         for name, body in beats.items():
-            beat = msgspec.json.decode(body)
-            age = real - float(beat.get("at", 0))
-            if age < WORKER_GONE:
-                rows.append({"name": _text(name), "age_seconds": round(age, 1), **beat})
+            beat = msgspec.json.decode(body, type=Heartbeat)
+            if beat.alive(real):
+                age = round(real - beat.at, 1)
+                rows.append({"name": _text(name), "age_seconds": age, **msgspec.to_builtins(beat)})
         return sorted(rows, key=lambda row: row["name"])
+
+    def cut_off(self) -> list[CutOff]:
+        """Sources the policy in force needs in a queue whose live workers do not reach them."""
+        try:
+            policy = policies.current(self.database)
+        except policies.NoPolicy:
+            return []
+        if self._settings.region is None:
+            policy = msgspec.structs.replace(policy, regions=())
+        return cut_off(CompiledPolicy(policy), self._reach.get())
 
     def status(self) -> dict[str, Any]:
         """Health of the parts, jobs by state, workers."""
@@ -149,6 +162,7 @@ class Reader:
             "broker": "ok" if queues.queues[0].chunks is not None else "unavailable",
             "workers": self.workers(),
             "buckets": msgspec.to_builtins(queues.buckets),
+            "cut_off": [row._asdict() for row in self.cut_off()],
             "policy_time": self._clock.now(),
         }
 

@@ -50,9 +50,8 @@ def build(parts: list[Part], database: Database) -> Starlette:
         return JSONResponse({"status": "ready"})
 
     async def metrics(_: Request) -> Response:
-        return Response(
-            prometheus_client.generate_latest(), media_type=prometheus_client.CONTENT_TYPE_LATEST
-        )
+        text = await run_in_threadpool(prometheus_client.generate_latest)  # some ask SQL and Redis
+        return Response(text, media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

@@ -27,6 +27,7 @@ from router.policy.compiled import CompiledPolicy
 from router.policy.context import Context, RecipientRoom, RouterState
 from router.policy.decide import route_many
 from router.policy.differences import way
+from router.policy.reach import Unreached
 from router.policy.record import record
 from router.recipients import MOST_HELD, RecipientLimit, Want
 from suppression.guard import Ask, Guard
@@ -65,7 +66,7 @@ class Inputs:
     policies: Policies
     snapshot: Snapshot
     fast: FastState
-    reachable: frozenset[str] | None = None
+    unreached: Unreached = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -165,7 +166,7 @@ class Dispatcher:
                 zones=places.zones,
                 unplaced=places.unplaced,
                 recipients=self._rooms(members, suppressed, policy, now),
-                reachable=inputs.reachable,
+                unreached=inputs.unreached,
                 paused=inputs.snapshot.paused,
             )
             before = self._states.get(policy, RouterState())

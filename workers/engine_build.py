@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from secrets import token_hex
 
@@ -38,6 +39,9 @@ from workers.throttle.shell import Throttle
 
 log = structlog.get_logger(__name__)
 
+ADDRESS_TRUST = 10.0
+"""Real seconds an answer serves whether an address is this machine's: addresses come and go."""
+
 READERS = 4
 """Threads that take chunks, read contents and compose."""
 
@@ -47,7 +51,7 @@ class Reach:
 
     def __init__(self, region: str | None) -> None:
         self._region = region
-        self._addresses: dict[str, bool] = {}
+        self._addresses: dict[str, tuple[float, bool]] = {}
 
     def __call__(self, source: Source) -> bool:
         """Whether this worker can carry the source's mail."""
@@ -55,9 +59,11 @@ class Reach:
             return False
         if source.ip is None or source.proxy is not None:
             return True
-        known = self._addresses.get(source.ip)
-        if known is None:
-            known = self._addresses[source.ip] = _is_local(source.ip)
+        now = time.monotonic()
+        looked, known = self._addresses.get(source.ip, (-ADDRESS_TRUST, False))
+        if now - looked >= ADDRESS_TRUST:
+            known = _is_local(source.ip)
+            self._addresses[source.ip] = (now, known)
         return known
 
 
@@ -132,6 +138,7 @@ class Worker:
                     clock,
                     max_wait=settings.worker.max_wait,
                     slots=concurrency,
+                    reroute=settings.worker.reroute,
                 ),
                 writer=self._writer,
                 transport=self._transport,
@@ -164,6 +171,7 @@ class Worker:
             self._readers,
             clock,
             queues=queues,
+            region=settings.region,
             lease=settings.worker.lease,
             concurrency=concurrency,
             reachable=reach,

@@ -17,6 +17,7 @@ from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from mailweir.contracts.heartbeat import GONE, Heartbeat
 from mailweir.contracts.policy import Policy, Source
 from mailweir.plumbing import keys
 from mailweir.plumbing.clock import Clock
@@ -34,8 +35,6 @@ log = structlog.get_logger(__name__)
 
 BEAT = 2.0
 """Real seconds between two heartbeats."""
-GONE = 10.0
-"""Real seconds after which a silent worker counts as gone."""
 RENEW_CONNECTIONS = 1.0
 """Real seconds between two renewals of the connection leases."""
 BUSIEST = 10.0
@@ -60,6 +59,7 @@ class Heart:
         clock: Clock,
         *,
         queues: tuple[str, ...],
+        region: str | None,
         lease: float,
         concurrency: int,
         reachable: Callable[[Source], bool],
@@ -76,6 +76,7 @@ class Heart:
         self._executor = executor
         self._clock = clock
         self._queues = queues
+        self._region = region
         self._lease = lease
         self._concurrency = concurrency
         self._reachable = reachable
@@ -157,16 +158,19 @@ class Heart:
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
         policy = await loop.run_in_executor(self._executor, self._views.policy)
+        reached = {s.name for s in policy.sources.values() if self._reachable(s)}
         body = msgspec.json.encode(
-            {
-                "at": time.time(),
-                "queues": self._queues,
-                "sources": sorted(s.name for s in policy.sources.values() if self._reachable(s)),
-                "pid": os.getpid(),
-                "concurrency": self._concurrency,
-                "chunks": len(self._engine.live),
-                "stopping": self._engine.stopping,
-            }
+            Heartbeat(
+                at=time.time(),
+                queues=self._queues,
+                sources=tuple(sorted(reached)),
+                unreachable=tuple(sorted(policy.sources.keys() - reached)),
+                region=self._region,
+                pid=os.getpid(),
+                concurrency=self._concurrency,
+                chunks=len(self._engine.live),
+                stopping=self._engine.stopping,
+            )
         )
         await self._redis.hset(keys.WORKERS, self._engine.name, body)
         beats = await self._redis.hgetall(keys.WORKERS)

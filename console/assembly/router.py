@@ -22,6 +22,7 @@ from router.fast import FastReader
 from router.loop import Loop
 from router.mx import MxReader
 from router.policy.compiled import CompiledPolicy
+from router.reach import ReachReader
 from router.recipients import RecipientLimit
 from router.reconciler import Reconciler
 from router.snapshots import SnapshotReader
@@ -40,7 +41,7 @@ def router_loop(
     stack.callback(publisher.close)
     secret = master_key(settings)
     watch = PolicyWatch(database, client)
-    snapshots, fast = SnapshotReader(client), FastReader(client, clock)
+    snapshots, fast, reach = SnapshotReader(client), FastReader(client, clock), ReachReader(client)
     compiled: list[tuple[InForce, Policies]] = []
 
     def inputs() -> Inputs:
@@ -48,7 +49,8 @@ def router_loop(
         if not compiled or compiled[0][0] is not found:
             before = compiled[0][1] if compiled else None
             compiled[:] = [(found, compile_all(found, settings.region is not None, before))]
-        return Inputs(compiled[0][1], snapshots.get(), fast.get())
+        ready = compiled[0][1]
+        return Inputs(ready, snapshots.get(), fast.get(), reach.watch(ready.live))
 
     def queues() -> tuple[str, ...]:
         """Every queue jobs may go to: with a region of our own, those of all the policy's regions."""
@@ -78,7 +80,7 @@ def router_loop(
             queues(),
             settings.worker.max_crashes,
         ),
-        Windows(client, router.window_min, router.window_max),
+        Windows(client, router),
         inputs,
         clock,
         router,

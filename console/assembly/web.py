@@ -5,7 +5,10 @@ from __future__ import annotations
 import secrets
 from contextlib import ExitStack
 
+import prometheus_client
+
 from console.assembly.base import spool_of
+from console.metrics import HouseMetrics
 from console.operate import Operator
 from console.pages import Pages
 from console.reading import Reader
@@ -34,6 +37,9 @@ def web_parts(settings: Settings, clock: Clock, stack: ExitStack) -> tuple[list[
     acceptor, reception = open_reception(settings, clock, database, spool)
     reader = Reader(settings, clock, database)
     stack.callback(reader.close)
+    house = HouseMetrics(reader)
+    prometheus_client.REGISTRY.register(house)
+    stack.callback(prometheus_client.REGISTRY.unregister, house)
     password = make_once(settings.data / "console.password", secrets.token_urlsafe(18))
     door = HttpDeps(settings, clock, reception, Templates(database), spool, KeyRing(database))
     pages = Pages(reader, Operator(database, clock), Sessions(derive(secret, "console"), password))

@@ -110,6 +110,11 @@ def _status_table(data: dict[str, Any]) -> None:
         ]
         or [("none", "-", "-")],
     )
+    if data["cut_off"]:
+        print_rows(
+            ("queue", "source no live worker of it reaches"),
+            [(row["queue"], row["source"]) for row in data["cut_off"]],
+        )
     print_rows(
         ("bucket", "jobs by state"),
         [

@@ -70,7 +70,8 @@ def explain(
 
     The snapshot file may have ``paths`` ("source|provider|bucket": score, state, cap_day ...), ``paused``
     ("source:x": until), ``fast`` ("source|provider": rate, breaker, open_until ...), ``zones`` (domain ->
-    geo zone), ``providers`` (domain -> provider), ``suppressed`` (list of addresses).
+    geo zone), ``providers`` (domain -> provider), ``suppressed`` (list of addresses), ``unreached``
+    (queue -> sources none of its live workers reaches).
     """
     from router.policy.compiled import CompiledPolicy
     from router.policy.context import Context
@@ -102,6 +103,7 @@ def explain(
         },
         zones=world["zones"],
         providers=world["providers"],
+        unreached=world["unreached"],
     )
     answers = [run(j, context) for j in jobs]
     body = answers[0] if len(answers) == 1 else answers
@@ -228,7 +230,7 @@ def read_world(path: Path | None, now: float) -> dict[str, Any]:
 
     body = read_values(path) if path is not None else {}
     known = {"version", "paths", "paused", "fast", "zones", "providers", "suppressed"}
-    known |= {"created_at", "policy_version"}
+    known |= {"created_at", "policy_version", "unreached"}
     if not isinstance(body, dict) or not known.issuperset(body):
         fail(f"{path}: a snapshot is a mapping with {', '.join(sorted(known))}", Exit.USAGE)
     try:
@@ -245,6 +247,7 @@ def read_world(path: Path | None, now: float) -> dict[str, Any]:
             "zones": msgspec.convert(body.get("zones") or {}, dict[str, str]),
             "providers": msgspec.convert(body.get("providers") or {}, dict[str, str]),
             "suppressed": body.get("suppressed") or [],
+            "unreached": msgspec.convert(body.get("unreached") or {}, dict[str, frozenset[str]]),
         }
     except (msgspec.ValidationError, TypeError, ValueError) as error:
         fail(f"{path}: {error}", Exit.USAGE)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from mailweir.contracts.snapshot import FastState, Snapshot
+from router.policy.reach import NOBODY, Unreached
 from router.policy.shares import Turn
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Context(msgspec.Struct, frozen=True):
     zones: Mapping[str, str] = _NOTHING  # domain -> geo zone of its MX ("europe/de")
     unplaced: frozenset[str] = frozenset()  # domains whose zone is being found out
     recipients: Mapping[int, RecipientRoom] = _NO_ROOMS  # jobs whose recipient is over its limit
-    reachable: frozenset[str] | None = None  # sources some live worker can reach; None: all
+    unreached: Unreached = NOBODY  # queue -> sources none of its live workers reaches
     paused: Mapping[str, float] = _NO_TIMES  # operator: "pool:x", "source:x" ... -> until
     busy_domains: frozenset[str] = frozenset()  # high-volume domains beside the known providers
 

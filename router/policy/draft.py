@@ -43,7 +43,6 @@ class Draft:
             self.used,
             self.ramps,
             self.paused,
-            context.reachable,
             context.policy.policy,
         )
         self._weights: dict[str, tuple[tuple[int, ...], str]] = {}

@@ -15,6 +15,8 @@ MAX_WAIT = 2.0  # seconds a job may wait inside a worker (settings: worker.max_w
 COLD = frozenset({"cold", "warming"})
 STOPPED = frozenset({"suspended", "paused"})
 BROKEN = "breaker open"
+UNREACHED = "no live worker of its queue reaches this source"
+REACH_WAIT = 10.0  # policy seconds; a worker that starts says within two real ones what it reaches
 RAMP_STEP = 0.1  # S14: 10 % a minute
 RAMP_FORGET = 300.0  # seconds without failover after which a ramp begins anew
 
@@ -47,7 +49,6 @@ class Look(NamedTuple):
     used: Mapping[str, int]
     ramps: Mapping[str, Ramp]
     paused: Mapping[str, float]
-    reachable: frozenset[str] | None
     policy: Policy
 
 
@@ -62,8 +63,6 @@ def refusal(c: Candidate, needs: Needs, look: Look, *, failover: bool) -> No | N
         until = look.paused.get(f"source:{c.name}", 0.0)
         if until > now:
             return No("paused by an operator", until)
-    if look.reachable is not None and c.name not in look.reachable:
-        return No("no live worker reaches this source")
     if path.state in STOPPED and (path.until is None or path.until > now):
         return No(path.state, path.until)
     if path.score < look.thresholds.hold_below:

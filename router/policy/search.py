@@ -10,11 +10,12 @@ from mailweir.contracts.policy import Action, Rule, Share
 from mailweir.contracts.route import Held, Orders, Rejected, Routed, queue_name
 from router.policy.compiled import Candidate, View
 from router.policy.draft import Draft, Drawn
-from router.policy.eligibility import Needs, No, after, refusal
+from router.policy.eligibility import REACH_WAIT, UNREACHED, Needs, No, after, refusal
 from router.policy.order import by_hash, round_robin, sticky
 from router.policy.rules import Facts, zones_of
+from router.policy.shares import arm_of
 from router.policy.waiting import RECHECK, UNKNOWN_WAIT, held, summary
-from router.policy.wanted import Wanted
+from router.policy.wanted import Wanted, weight_at
 
 LAST_RESORT = "score below throttling: only if nothing better is left"
 STAYS = "stays with source"
@@ -88,7 +89,7 @@ class Search:
         if not self.wish.shares:
             why = f"no pool is defined for {self.bucket}"
             return held(self.job, now, now + RECHECK, why, rule=rule)
-        drawn = self.draft.draw(self.wish.key, self.wish.shares)
+        drawn = self._drawn()
         found = self._first(needs, drawn)
         if found is None and self.degraded:
             found = max(self.degraded, key=lambda f: f.candidate.path.score)
@@ -99,6 +100,17 @@ class Search:
         pool = self.wish.shares[drawn.arm].pool
         rejected = tuple(self.rejected)
         return held(self.job, now, until, summary(pool, rejected), rule=rule, rejected=rejected)
+
+    def _drawn(self) -> Drawn:
+        """The arm whose turn it is; of an A/B split the job's own, by the weights when it was accepted:
+        it keeps it over all its attempts (S20)."""
+        shares = self.wish.shares
+        if not self.wish.arm:
+            return self.draft.draw(self.wish.key, shares)
+        meta = self.job.meta
+        since = self.job.accepted_at if meta.send_at is None else meta.send_at
+        weights = [weight_at(share, since) for share in shares]
+        return Drawn(arm_of(self.job.id, self.wish.arm, weights), "", None)
 
     def _needs(self) -> Needs | str:
         """The job's constraints; a sentence when they cannot be met at all (residency fails closed)."""
@@ -252,7 +264,11 @@ class Search:
         told = self.draft.told
         if told is not None and told.knows(c.pool, c.name):
             return told.refusal(c.pool, c.name)
-        return refusal(c, needs, self.draft.look, failover=failover)
+        no = refusal(c, needs, self.draft.look, failover=failover)
+        out = self.draft.context.unreached
+        if no is None and out and c.name in out.get(self._queue(c), ()):
+            return No(UNREACHED, needs.now + REACH_WAIT)
+        return no
 
     def _reject(
         self, pool: str, source: str, why: str, until: float | None, c: Candidate | None = None
@@ -293,7 +309,11 @@ class Search:
             return self._routed(Found(c, step, None), None)
         again = no.until if no.until is not None else now + UNKNOWN_WAIT
         told = self.draft.told
-        moves = not uncertain and again - now > STAY_WAIT if told is None else not told.stays
+        # a source nobody has reached for so long may never come back
+        late = no.why == UNREACHED and now - self.job.accepted_at > STAY_WAIT
+        moves = not uncertain and (late or again - now > STAY_WAIT)
+        if told is not None:
+            moves = not told.stays
         if moves:
             return None
         self._reject(c.pool, c.name, no.why, no.until, c)
@@ -330,20 +350,15 @@ class Search:
         if found.credits is not None:
             found.credits[c.name] -= found.total
             draft.credits[f"{step.pool}|{facts.provider}|{self.bucket}"] = found.credits
-        policy = draft.context.policy.policy
-        throttled = not self.transactional and (
-            c.path.score < policy.thresholds.throttle_below or c.path.state == "slowed"
-        )
-        region = (c.region or policy.regions[0]) if policy.regions else None
         share = self.wish.shares[drawn.arm] if drawn is not None else None
         return Routed(
-            queue_name(self.bucket, throttled=throttled, region=region),
+            self._queue(c),
             c.pool,
             c.name,
             facts.provider,
             self._orders(found, share),
             c.path.score,
-            self._reasons(found, share, throttled),
+            self._reasons(found, share),
             tuple(self.rejected),
             self.wish.level,
         )
@@ -368,18 +383,30 @@ class Search:
             arm=arm,
         )
 
-    def _reasons(self, found: Found, share: Share | None, throttled: bool) -> tuple[str, ...]:
+    def _throttled(self, c: Candidate) -> bool:
+        return not self.transactional and (
+            c.path.score < self.draft.look.thresholds.throttle_below or c.path.state == "slowed"
+        )
+
+    def _queue(self, c: Candidate) -> str:
+        """The queue a job goes to with this source."""
+        regions = self.draft.context.policy.policy.regions
+        region = (c.region or regions[0]) if regions else None
+        return queue_name(self.bucket, throttled=self._throttled(c), region=region)
+
+    def _reasons(self, found: Found, share: Share | None) -> tuple[str, ...]:
         out = list(self.wish.notes)
         if self.rule is not None:
             out.append(f"rule {self.rule.number} {self.rule.name!r} is the first that matches")
         if share is None:
             out.append(f"{STAYS} {found.candidate.name}")
         elif len(self.wish.shares) > 1:
-            out.append(f"pool {share.pool} by weight {share.weight}")
+            which = f"split {self.wish.arm}: " if self.wish.arm else ""
+            out.append(f"{which}pool {share.pool} by weight {share.weight}")
         if found.step.relays:
             out.append(f"fallback relay of pool {found.step.pool}")
         elif found.step.failover:
             out.append(f"failover to pool {found.step.pool}")
-        if throttled:
+        if self._throttled(found.candidate):
             out.append(f"throttled queue: score {found.candidate.path.score:.2f}")
         return tuple(out)
