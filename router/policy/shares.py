@@ -12,8 +12,12 @@ from collections.abc import Sequence
 
 import msgspec
 
+from router.policy.hashing import digest
+
 WINDOW = 1000
 MAX_ARMS = 256
+_WORD = (1 << 64) - 1
+_STEP = 0x6A09E667F3BCC909  # 2**64 times the fraction of the square root of 2
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -81,3 +85,21 @@ def _shifted(pattern: bytes, quotas: Sequence[int]) -> bytes:
             if not takers:
                 break
     return bytes(out)
+
+
+def arm_of(job_id: int, split: str, weights: Sequence[int]) -> int:
+    """The arm of an A/B split a job belongs to: always the same one for the same weights, so that a retry
+    is made by the arm that made the first attempt, whichever router decides it. The first if all are 0.
+
+    The job's place on a circle is its id times an irrational step (Weyl): ids that follow one another, as
+    a campaign's do, spread evenly, and shares of any run of them hold within a few jobs. A step of its own
+    keeps it apart from the choice of a canary's jobs.
+    """
+    total = sum(weights)
+    place = (job_id * _STEP + (digest(split) << 34)) & _WORD
+    reached = place * total >> 64
+    for arm, weight in enumerate(weights):
+        reached -= weight
+        if reached < 0:
+            return arm
+    return 0

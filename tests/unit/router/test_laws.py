@@ -22,6 +22,7 @@ from mailweir.contracts.policy import (
 )
 from mailweir.contracts.route import Held, Refused, Routed
 from mailweir.contracts.snapshot import FastPath, PathState
+from mailweir.plumbing.policies import _slot
 from router.policy import shares
 from router.policy.compiled import CompiledPolicy
 from router.policy.decide import decide, route, route_many
@@ -70,6 +71,66 @@ def test_nothing_is_lost_in_the_long_run():
         arm, turn = shares.draw(turn, weights)
         count[arm] += 1
     assert count[0] == 10
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.integers(0, 100), min_size=2, max_size=6).filter(any),
+    st.integers(1, 1 << 62),
+    st.text(max_size=20),
+)
+def test_arms_of_a_split_have_their_share_of_any_run_of_jobs(weights, first, split):
+    """Whoever draws: the arm depends on job and split only (S20)."""
+    count = Counter(shares.arm_of(first + i, split, weights) for i in range(1000))
+    for arm, weight in enumerate(weights):
+        assert abs(count[arm] - 1000 * weight / sum(weights)) <= 10
+        assert weight or not count[arm]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 99), st.integers(0, 99), st.integers(1, 1 << 62))
+def test_a_heavier_arm_takes_jobs_and_gives_none_away(weight, more, job_id):
+    before = shares.arm_of(job_id, "s", (100 - weight, weight))
+    after = shares.arm_of(job_id, "s", (100 - max(weight, more), max(weight, more)))
+    assert after >= before
+
+
+def test_a_splits_arms_are_even_within_a_canary_too():
+    """The canary's jobs are chosen by job id as well: no arm may be theirs alone."""
+    count = Counter(shares.arm_of(i, "s", (50, 50)) for i in range(40_000) if _slot(i) < 5)
+    assert abs(count[0] - count[1]) < 0.05 * count.total()
+
+
+SPLIT = Policy(
+    sources={n: Source(n, buckets=("bulk",)) for n in ("a1", "a2", "b1")},
+    pools={
+        "a": Pool("a", (Member("a1"), Member("a2")), failover=("b",)),
+        "b": Pool("b", (Member("b1"),), failover=("a",)),
+    },
+    splits={"trial": (Share("a", 60), Share("b", 40))},
+    rules=(Rule(1, "all", Match(), Action(split="trial")),),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 1 << 62), st.integers(0, 30), st.booleans())
+def test_a_job_keeps_its_arm_over_its_retries(job_id, others, outage):
+    """Whatever other jobs a router decides in between, and though an attempt went by failover."""
+    c, state = context(SPLIT), FRESH
+    first, state = route(job(id=job_id, bucket="bulk"), c, state)
+    for i in range(others):
+        _, state = route(job(id=i, bucket="bulk"), c, state)
+    if outage:
+        down = {f"{n}|gmail": FastPath(breaker="open", open_until=NOW + 60) for n in ("a1", "a2")}
+        down["b1|gmail"] = FastPath()
+        decision, state = route(
+            job(id=job_id, bucket="bulk", attempts=1), context(SPLIT, fast_paths=down), state
+        )
+        if first.pool == "a":
+            assert (decision.pool, decision.orders.arm) == ("b", "")
+    again = job(id=job_id, bucket="bulk", attempts=2, state="deferred")
+    late = msgspec.structs.replace(c, now=NOW + 7200)
+    assert route(again, late, state)[0].orders.arm == first.orders.arm == f"trial/{first.pool}"
 
 
 # --- worlds ------------------------------------------------------------------------------------

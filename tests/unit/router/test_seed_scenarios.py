@@ -228,5 +228,5 @@ rules:
         late = [msgspec.structs.replace(j, accepted_at=start + days * 86400 - 5) for j in jobs]
         decisions, _ = route_many(late, context(p, now=start + days * 86400), FRESH)
         arms = Counter(d.orders.arm for d in decisions)
-        assert arms["try-b/p/b"] == expected
-        assert arms["try-b/p/a"] == 1000 - expected
+        assert abs(arms["try-b/p/b"] - expected) <= (5 if 0 < expected < 1000 else 0)
+        assert arms["try-b/p/a"] + arms["try-b/p/b"] == 1000
