@@ -15,6 +15,7 @@ _SUBJECT = re.compile(
     r"autoresponder|"
     r"\bvacation\b|on (?:holiday|leave|vacation)|away from (?:the |my )?(?:office|mail|desk|email)|"
     r"\b(?:i am|i'm) (?:away|out|currently)|\booo\b|absence (?:notif|du bureau|from)|"
+    r"^(?:absence|abwesenheit|ausencia|assenza|aus[êe]ncia|away|vacation|auto) ?[:：]|"
     r"abwesen\w*|abwesend|automatische (?:antwort|r[üu]ckmeldung|empfangs)|urlaub|"
     r"nicht im (?:b[üu]ro|haus)|"
     r"r[ée]ponse automatique|absent\w* (?:du|de)|message d'absence|en cong[ée]s|"
@@ -46,7 +47,10 @@ _CHALLENGE = re.compile(
     r"message (?:is )?(?:being )?held (?:until|pending|for) (?:you|your|sender|approval)|"
     r"antispam uol|"
     r"your (?:message|e-?mail) (?:to .{1,100} )?(?:is|was|has been) (?:waiting|held|quarantined)|"
-    r"waiting for (?:your )?(?:confirmation|approval|verification)|moderator approval",
+    r"waiting for (?:your )?(?:confirmation|approval|verification)|moderator approval|"
+    r"(?:allow|accept|receive)\w* (?:incoming )?(?:e-?mails?|messages?|mails?) only from|"
+    r"(?:list of|my) (?:approved|allowed|trusted|accepted) (?:senders?|contacts?)|"
+    r"senders? (?:that )?i (?:have )?(?:pre-?)?approved",
     re.IGNORECASE,
 )
 _HEADERS = (
@@ -86,6 +90,11 @@ def is_autoreply(mail: BounceMail) -> bool:
     if mail.header("x-precedence").lower() in ("auto_reply", "auto-reply"):
         return True
     return bool(_SUBJECT.search(mail.header("subject")))
+
+
+def begins_as_answer(mail: BounceMail) -> bool:
+    """Whether the subject opens with the words an out-of-office answer puts in front of ours."""
+    return _SUBJECT.match(mail.header("subject").strip()) is not None
 
 
 def is_challenge(mail: BounceMail) -> bool:

@@ -17,6 +17,9 @@ from email.utils import getaddresses, parsedate_to_datetime
 
 import msgspec
 
+NESTED = "nested/delivery-status"
+"""Kind of the machine-readable part of a report that came inside another mail."""
+
 MAX_BYTES = 512 * 1024
 MAX_PARTS = 64
 MAX_DEPTH = 8
@@ -135,28 +138,61 @@ def _parts(message: Message) -> Iterator[Part]:
             yield Part(
                 "message/rfc822", _flat(inner) if isinstance(inner, Message) else _text(current)
             )
+            if isinstance(inner, Message) and depth < 3:
+                yield from _wrapped_report(inner)
             continue
         if isinstance(payload, list) and not kind.startswith("message/"):
             if depth < MAX_DEPTH:
                 stack.extend((p, depth + 1) for p in reversed(payload) if isinstance(p, Message))
             continue
         seen += 1
-        if isinstance(payload, list):  # message/delivery-status: a list of header groups
-            blocks = [
-                "\n".join(f"{k}: {v}" for k, v in p.raw_items())
-                for p in payload[:200]
-                if isinstance(p, Message)
-            ]
-            tail = [
-                _text(p)
-                for p in payload[:200]
-                if isinstance(p, Message) and isinstance(p.get_payload(), str)
-            ]
-            yield Part(kind, "\n\n".join(blocks + tail)[:MAX_TEXT])
+        if (encoded := _unread(current)) is not None:
+            yield Part(kind, encoded)
+        elif isinstance(payload, list):
+            yield Part(kind, _groups(payload))
         else:
             # a multipart without its boundary is one text
             plain = "text/plain" if kind.startswith("multipart/") else kind
             yield Part(plain, _text(current))
+
+
+def _groups(payload: list[Message | str]) -> str:
+    """The text of message/delivery-status, which the parser reads as a list of header groups."""
+    groups = [p for p in payload[:200] if isinstance(p, Message)]
+    blocks = ["\n".join(f"{k}: {v}" for k, v in p.raw_items()) for p in groups]
+    tail = [_text(p) for p in groups if isinstance(p.get_payload(), str)]
+    return "\n\n".join(blocks + tail)[:MAX_TEXT]
+
+
+def _wrapped_report(inner: Message) -> Iterator[Part]:
+    """The machine-readable part of an embedded mail that is a report itself."""
+    payload = inner.get_payload()
+    if inner.get_content_type() != "multipart/report" or not isinstance(payload, list):
+        return
+    for part in payload[:8]:
+        if isinstance(part, Message) and part.get_content_type() == "message/delivery-status":
+            groups = part.get_payload()
+            if isinstance(groups, list):
+                yield Part(NESTED, _groups(groups))
+
+
+def _unread(message: Message) -> str | None:
+    """The text of a ``message/`` part sent in base64 or quoted-printable, which RFC 2046 5.2 forbids and
+    the standard parser therefore reads undecoded; None for any other."""
+    encoding = str(message.get("content-transfer-encoding", "")).strip().lower()
+    payload = message.get_payload()
+    if encoding not in ("base64", "quoted-printable") or not isinstance(payload, list):
+        return None
+    lines: list[str] = []
+    for part in payload[:200]:
+        if isinstance(part, Message):
+            lines.extend(f"{name}: {value}" for name, value in part.raw_items())
+            body = part.get_payload()
+            lines.append(body if isinstance(body, str) else "")
+    plain = Message()
+    plain["Content-Transfer-Encoding"] = encoding
+    plain.set_payload("\n".join(lines).strip("\n"))
+    return _text(plain)
 
 
 def _flat(message: Message) -> str:

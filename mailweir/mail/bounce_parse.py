@@ -16,9 +16,16 @@ import msgspec
 from mailweir.contracts.events import BounceClass, Classification, EventType, Feedback, Suppress
 from mailweir.mail import verp
 from mailweir.mail.arf import Complaint, parse_arf
-from mailweir.mail.autoreply import is_autoreply, is_challenge, is_receipt
+from mailweir.mail.autoreply import begins_as_answer, is_autoreply, is_challenge, is_receipt
 from mailweir.mail.bounce_mail import BounceMail, addresses, date_of, header_block, parse_mail
-from mailweir.mail.bounce_text import last_resort, looks_like_bounce, parse_text
+from mailweir.mail.bounce_text import (
+    from_machine,
+    has_code,
+    inline_original,
+    last_resort,
+    looks_like_bounce,
+    parse_text,
+)
 from mailweir.mail.classify import classify
 from mailweir.mail.dsn import Failed, parse_dsn
 from mailweir.mail.providers import known_provider
@@ -62,12 +69,20 @@ def parse_report(
         failures = [_completed(f, mail, original) for f in failures]
         return [_failure(f, digest, n, at, job_id, "dsn") for n, f in enumerate(failures)]
     bounce = looks_like_bounce(mail) and not is_receipt(mail)
+    if bounce and from_machine(mail):
+        failures = parse_dsn(mail, nested=True)
+        if failures:
+            return [_failure(f, digest, n, at, job_id, "dsn") for n, f in enumerate(failures)]
     if not bounce or "x-failed-recipients" not in mail.headers:
         answered = _answered(mail, original, digest, at, job_id, bounce)
         if answered is not None:
             return [answered]
     if bounce:
-        failures = parse_text(mail) or _resort(data) or _original_recipient(mail, original)
+        failures = (
+            parse_text(mail)
+            or _resort(data)
+            or _original_recipient(mail, original or header_block(inline_original(mail)))
+        )
         if failures:
             return [_failure(f, digest, n, at, job_id, "bounce") for n, f in enumerate(failures)]
     return [_nothing(digest, at, job_id)]
@@ -84,9 +99,7 @@ def _answered(
     category = None
     if not bounce and is_challenge(mail):
         category = "challenge"
-    elif is_autoreply(mail) and not (
-        bounce and mail.header("auto-submitted").lower().startswith("auto-")
-    ):
+    elif is_autoreply(mail) and not (bounce and _bounce_rather(mail)):
         category = "auto_reply"
     if category is None:
         return None
@@ -102,6 +115,22 @@ def _answered(
         cls=BounceClass.NONE,
         reply=mail.header("subject")[:200] or None,
     )
+
+
+def _bounce_rather(mail: BounceMail) -> bool:
+    """Whether what looks like a bounce and like an automatic answer is a bounce: mail systems mark theirs
+    Auto-Submitted too. One that a person's or a ticket system's address answered with is a bounce only if
+    it quotes a reply."""
+    submitted = mail.header("auto-submitted").lower()
+    if not submitted.startswith("auto-"):
+        return False
+    if from_machine(mail):
+        return True
+    if begins_as_answer(mail):
+        return False
+    if not submitted.startswith("auto-replied"):
+        return True
+    return any(has_code(f.reply) for f in parse_text(mail))
 
 
 def _nothing(digest: str, at: float, job_id: int | None) -> Feedback:

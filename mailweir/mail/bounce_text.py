@@ -40,7 +40,7 @@ _SUBJECT = re.compile(
     re.IGNORECASE,
 )
 _MACHINE = re.compile(
-    r"mailer[-_. ]?daemon|\bpostmaster\b|mail[- ]delivery|mail administrator|maildelivery|"
+    r"mailer[-_. ]?daemon|\bpost[-_]?master\b|mail[- ]delivery|mail administrator|maildelivery|"
     r"mdaemon|bounce|"
     r"microsoftexchange|system administrator|\bmaileragent|no-?reply-?dsn|mail system|"
     r"internet mail (?:service|delivery)",
@@ -49,7 +49,7 @@ _MACHINE = re.compile(
 _DELAY = re.compile(
     r"warning (?:message )?only|do not need to re-?send|will (?:be|keep|"
     r"continue)(?: \w+){0,3} (?:re)?(?:try|trying|tried|retry\w*|attempt\w*)|"
-    r"has not (?:yet )?been delivered|not yet been delivered|still undelivered|delivery (?:is |"
+    r"not yet been delivered|still undelivered|delivery (?:is |"
     r"has been |was )?(?:temporarily )?(?:delayed|suspended)|"
     r"is (?:being )?delayed|delayed (?:for|mail|delivery)|(?:delivery|mail|message) delay|"
     r"temporarily deferred|will be retried|"
@@ -106,24 +106,35 @@ _LINE = re.compile(
 )
 _CODED = re.compile(r"\b[45]\d\d[ \-]|\b[45]\.\d\.\d|timed out|unknown|unrouteable", re.IGNORECASE)
 _REASON_LINES = 14
+_REPLY_LINE = re.compile(r"[\s>*<|\-]*(?:\w+:\s*)?[45]\d\d[ \-]")
+_HEADER = re.compile(r"[A-Za-z][A-Za-z0-9\-]{1,40}:(?: |$)")
 _ANSWER = re.compile(
     r"\s*(?:re|aw|antw|sv|vs|odp|rv|res|ynt|回复|答复|返信)\s*(?:\[\d+\])?[:：]", re.IGNORECASE
 )
 """A person answering; MTAs put their own words first ("Undeliverable: Re: ...")."""
 
 
+def has_code(words: str) -> bool:
+    """Whether words hold a reply code or words only a mail server writes."""
+    return bool(_CODED.search(words))
+
+
+def from_machine(mail: BounceMail) -> bool:
+    """Whether a mail system, not a person or a program in a person's name, wrote the mail."""
+    sender = mail.header("from") + " " + mail.header("sender")
+    return "x-failed-recipients" in mail.headers or bool(_MACHINE.search(sender))
+
+
 def looks_like_bounce(mail: BounceMail) -> bool:
     """Whether subject, sender or headers say that a mail came back."""
     if "x-failed-recipients" in mail.headers:
         return True
-    sender = mail.header("from") + " " + mail.header("sender")
-    if _ANSWER.match(mail.header("subject")) and not _MACHINE.search(sender):
+    machine = from_machine(mail)
+    if _ANSWER.match(mail.header("subject")) and not machine:
         return False
     if _SUBJECT.search(mail.header("subject")):
         return True
-    if not _MACHINE.search(sender):
-        return False
-    return bool(_FAILURE.search(_report_text(mail)[:4000]))
+    return machine and bool(_FAILURE.search(_report_text(mail)[:4000]))
 
 
 def is_delay(mail: BounceMail, text: str) -> bool:
@@ -134,21 +145,37 @@ def is_delay(mail: BounceMail, text: str) -> bool:
 
 def _report_text(mail: BounceMail) -> str:
     """The report's own words: the text up to the copy of the original."""
-    kept = []
-    for number, line in enumerate(mail.texts().splitlines()[:1500]):
+    return _split(mail)[0]
+
+
+def inline_original(mail: BounceMail) -> str:
+    """The copy of the original that stands in the text itself, from its first header on, or ""."""
+    lines = _split(mail)[1].splitlines()
+    start = next((n for n, line in enumerate(lines[:30]) if _HEADER.match(line)), None)
+    return "" if start is None else "\n".join(lines[start:])
+
+
+def _split(mail: BounceMail) -> tuple[str, str]:
+    kept: list[str] = []
+    lines = mail.texts().splitlines()[:1500]
+    for number, line in enumerate(lines):
         if number and _ORIGINAL_BEGINS.match(line.strip()[:200]):
-            break
+            return "\n".join(kept), "\n".join(line[:2000] for line in lines[number:])
         kept.append(line[:2000])
-    return "\n".join(kept)
+    return "\n".join(kept), ""
 
 
 def parse_text(mail: BounceMail) -> list[Failed]:
     """The recipients a human-readable bounce names. Call it for what :func:`looks_like_bounce`."""
     text = _report_text(mail)
-    own = _own_addresses(mail)
     action = "delayed" if is_delay(mail, text) else "failed"
     declared = addresses(mail.headers.get("x-failed-recipients", []))
-    reasons = _reasons(text, own)
+    reasons = _reasons(text, _addresses_of(mail, _WRITTEN_BY + _GOT_BY))
+    if not reasons:
+        # DragonFly's agent writes the failed recipient into the report's X-Original-To
+        reasons = _reasons(text, _addresses_of(mail, _WRITTEN_BY))
+    if len(reasons) == 1:
+        reasons = {a: _with_code(r, text) for a, r in reasons.items()}
     if declared:
         whole = _whole(text)
         by_key = {k.lower(): v for k, v in reasons.items()}
@@ -161,21 +188,25 @@ def parse_text(mail: BounceMail) -> list[Failed]:
     return []
 
 
-def _own_addresses(mail: BounceMail) -> set[str]:
+_WRITTEN_BY = ("from", "sender", "reply-to", "to", "return-path", "errors-to")
+_GOT_BY = ("delivered-to", "x-original-to")
+
+
+def _addresses_of(mail: BounceMail, names: tuple[str, ...]) -> set[str]:
     """Who wrote the report and who got it: not the ones it is about."""
     found: set[str] = set()
-    for name in (
-        "from",
-        "sender",
-        "reply-to",
-        "to",
-        "return-path",
-        "delivered-to",
-        "x-original-to",
-        "errors-to",
-    ):
+    for name in names:
         found.update(a.lower() for a in addresses(mail.headers.get(name, [])))
     return found
+
+
+def _with_code(reason: str, text: str) -> str:
+    """The words about the only recipient; where they hold no code but the report does, in front of the
+    address or far from it, the lines with a code."""
+    if _CODED.search(reason):
+        return reason
+    coded = [line.strip() for line in text.splitlines() if _REPLY_LINE.match(line)]
+    return " ".join(coded)[:2000] or reason
 
 
 def _reasons(text: str, own: set[str]) -> dict[str, str]:

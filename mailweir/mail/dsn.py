@@ -6,7 +6,7 @@ import re
 
 import msgspec
 
-from mailweir.mail.bounce_mail import BounceMail, header_block
+from mailweir.mail.bounce_mail import NESTED, BounceMail, header_block
 from mailweir.mail.reply import code_of, enhanced_of
 
 
@@ -25,6 +25,9 @@ _GROUPS = re.compile(r"\n[ \t]*\n+")
 _ADDRESS = re.compile(r"[^\s<>()\[\],;:\"']{1,200}@[^\s<>()\[\],;:\"']{1,255}")
 _ACTIONS = {"failed", "delayed", "delivered", "relayed", "expanded"}
 _STATUS = re.compile(r"(?<![\d.])([245])\.(\d{1,3})\.(\d{1,3})(?![\d.])")
+
+
+_COMMENT = re.compile(r"\(([^()]{4,300})\)")  # RFC 5322 3.2.2
 
 
 def recipient_of(value: str) -> str | None:
@@ -49,8 +52,11 @@ def _unxtext(match: re.Match[str]) -> str:
     return chr(point) if 0x20 < point < 0x110000 and not 0xD800 <= point < 0xE000 else "?"
 
 
-def status_text(mail: BounceMail) -> str | None:
-    """The machine-readable part; also where it came as plain text or as an attachment."""
+def status_text(mail: BounceMail, nested: bool) -> str | None:
+    """The machine-readable part; also where it came as plain text or as an attachment. ``nested``: that of
+    a report a gateway wrapped into a notice of its own."""
+    if nested:
+        return next((p.text for p in mail.parts if p.kind == NESTED), None)
     for part in mail.parts:
         if part.kind in _STATUS_PARTS:
             return part.text
@@ -62,9 +68,10 @@ def status_text(mail: BounceMail) -> str | None:
     return None
 
 
-def parse_dsn(mail: BounceMail) -> list[Failed]:
-    """The recipients an RFC 3464 report names, at most 1,000; empty when it is none."""
-    text = status_text(mail)
+def parse_dsn(mail: BounceMail, *, nested: bool = False) -> list[Failed]:
+    """The recipients an RFC 3464 report names, at most 1,000; empty when it is none. ``nested``: as
+    :func:`status_text` takes it."""
+    text = status_text(mail, nested)
     if text is None:
         return []
     found: list[Failed] = []
@@ -87,16 +94,20 @@ def _group(fields: dict[str, list[str]], reporter: str | None) -> Failed:
     for name in ("original-recipient", "final-recipient", "x-actual-recipient"):
         for value in fields.get(name, ()):
             recipient = recipient or recipient_of(value)
-    status = None
+    status = comment = None
     for value in fields.get("status", ()):
         found = _STATUS.search(value)
         if found:
             status = f"{found[1]}.{int(found[2])}.{int(found[3])}"
+            # Oracle's server, and others, give the reason in the comment alone
+            comment = _COMMENT.search(value[found.end() :])
     action = (fields.get("action") or ["failed"])[0].split(maxsplit=1)[:1]
     word = action[0].strip("();,.").lower() if action else "failed"
     if word not in _ACTIONS:
         word = {"2": "delivered", "4": "delayed"}.get((status or "5")[0], "failed")
     diagnostic = " ".join(" ".join(fields.get("diagnostic-code", ())).split())
+    if _EMPTY.match(diagnostic) and comment is not None:
+        diagnostic = comment[1]
     return Failed(
         recipient,
         word,

@@ -46,6 +46,7 @@ SUBTYPES: dict[str, str | None] = {
     "ContentRejected": "content_rejected",
     "AttachmentRejected": "content_rejected",
     "CustomTimeoutExceeded": "expired",
+    "UnsubscribedRecipient": "recipient_refused",
 }
 NO_COMPLAINT = ("not-spam", "auth-failure", "virus")
 """Values of complaintFeedbackType that are no complaint of a reader (RFC 5965 7.3)."""
@@ -132,6 +133,10 @@ def _completed(record: Feedback, detail: Any, status: str | None, words: str | N
         hard = detail.get("bounceType") == "Permanent"
         sub = str(detail.get("bounceSubType"))
         told = SUBTYPES.get(sub) or ("invalid_recipient" if hard else "server_error")
+        if sub == "UnsubscribedRecipient":  # SES' own words and status 5.1.1: the mailbox is fine
+            return msgspec.structs.replace(
+                judged(record, reply=None, told=told, permanent=hard), reply=words, status=status
+            )
         if sub in ("Suppressed", "OnAccountSuppressionList"):
             words = words or "Address is on the suppression list"
         return judged(record, reply=words, status=status, told=told, permanent=hard)

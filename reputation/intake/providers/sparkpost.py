@@ -94,8 +94,10 @@ def read(item: Any, call: Call) -> list[Feedback]:
     if event_type is EventType.BOUNCED and number in SPECIAL:
         event_type, category = SPECIAL[number]
     at, tags = moment(item["timestamp"], call.now)
+    # relayed and sample events may come without an id of their own
+    ident = item.get("event_id") or (item.get("message_id"), kind, item["rcpt_to"], at)
     event = Feedback(
-        event_id=event_id(NAME, item["event_id"]),
+        event_id=event_id(NAME, ident),
         type=event_type,
         provider=NAME,
         occurred_at=at,
