@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from mailweir.contracts.events import BounceClass, Classification, Suppress
-from mailweir.mail.classify_rules import Asked, CategoryRow, rules
+from mailweir.mail.classify_rules import Asked, CategoryRow, Rule, rules
 from mailweir.mail.providers import known_provider
 from mailweir.mail.reply import MAX_CHARS, Reply, code_of, enhanced_of, read, retry_hint
 
@@ -35,6 +35,7 @@ _GUESSED = frozenset(
     }
 )
 _GUESS = 0.75
+_HEARSAY = 0.65  # the same, and neither stage nor code says that it is about the recipient
 
 
 def classify(
@@ -68,10 +69,16 @@ def _classify(
         sure = PROVIDER if rule.providers or rule.enhanced else TEXT
         if rule.id in _GUESSED:
             sure = _GUESS if reply.code or reply.enhanced else STAGE
+            told = stage in ("rcpt", "dsn") or (reply.enhanced or "")[2:4] == "1."
+            if not told and rules().categories[rule.category].cls == "hard":
+                sure = min(sure, _HEARSAY)
         if rule.id in _GUESSED:
             coded = _by_strong_code(reply, permanent, stage)
             if coded is not None:
                 return coded
+        overruled = _by_precise_code(rule, reply, permanent, stage)
+        if overruled is not None:
+            return overruled
         if rule.id == "recipient-rejected":
             if stage in ("data", "dot"):
                 return _answer("policy_block", reply, STAGE, "stage-dot")
@@ -79,6 +86,30 @@ def _classify(
                 return _answer("policy_block", reply, WEAK, f"enhanced-{reply.enhanced}")
         return _answer(rule.category, reply, sure, rule.id, rule.retry_after, stage)
     return _by_code(reply, permanent, stage, first_contact)
+
+
+def _by_precise_code(
+    rule: Rule, reply: Reply, permanent: bool, stage: str | None
+) -> Classification | None:
+    """What a code says more precisely than words anyone may use."""
+    if rule.providers or rule.enhanced or rule.source.startswith("Google"):
+        return None
+    if rule.category in _VAGUE:
+        coded = _by_strong_code(reply, permanent, stage)
+        if coded is not None and coded.category in _PRECISE:
+            return coded
+    syntax = reply.code in _SYNTAX and (reply.enhanced or "5.5.0")[2:4] == "5."
+    if syntax and stage not in ("rcpt", "dsn") and rules().categories[rule.category].cls == "hard":
+        return _answer("protocol_error", reply, PLAIN, f"code-{reply.code}", None, stage)
+    return None
+
+
+_VAGUE = frozenset({"rate_limited", "server_error", "policy_block"})
+_PRECISE = frozenset({"mailbox_full", "auth_failure", "dns_config", "too_many_recipients"})
+"""Categories whose enhanced code nobody uses for anything else, unlike 5.1.1 or 5.7.1."""
+
+_SYNTAX = frozenset({500, 501, 502, 503, 504})
+"""Codes that speak of the command (RFC 5321 4.2.1), unless the recipient's own command failed."""
 
 
 def is_permanent(reply: Reply) -> bool:

@@ -54,6 +54,11 @@ _OWN_WORDS = re.compile(
     r": ?retry time(?:out)? (?:exceeded|not reached)[^;]{0,80}$|/?\bgiving up on [\d.:a-f]+\W*$",
     re.IGNORECASE,
 )
+# where to read more says nothing; a page's address stays
+_READ_MORE = re.compile(
+    r"(?<=\w[.!] )for (?:more|further) (?:information|details|help)[^.;!?:/]{0,120}(?:[.;!]|$)",
+    re.IGNORECASE,
+)
 # of an address of a page only the place and Google's reason (?p=NoSuchUser) say anything
 _PAGE = re.compile(r"(https?://[^\s?]{1,200})\?(?:[^\s]*?\b(p=[a-z]+))?\S*", re.IGNORECASE)
 _CODE_AT_START = re.compile(r"^\W{0,4}(?:sm[tp]{2};\s*)?([2-5]\d\d)(?![\d.])(?:[ \-:,#]|$)")
@@ -98,7 +103,7 @@ def read(reply: str) -> Reply:
     code = _code(inner) or _code(text)
     enhanced = _enhanced(inner) or _enhanced(text)
     inner = _PAGE.sub(lambda page: page[1] + ("?" + page[2] if page[2] else ""), inner)
-    plain = _ADDRESS.sub("<@>", _OWN_WORDS.sub(" ", inner).lower())
+    plain = _ADDRESS.sub("<@>", _READ_MORE.sub("", _OWN_WORDS.sub(" ", inner)).lower())
     plain = _ENHANCED_IN_TEXT.sub(" ", plain)
     if code is not None:  # the code of every line; another number may be a wait or a size
         plain = re.sub(rf"(?:^|(?<=[\s;:])){code}[ \-]+(?=\S)", " ", plain + " ")
