@@ -27,7 +27,7 @@ from mailweir.plumbing.telemetry import mask_address
 from mailweir.spool.schema import jobs
 from mailweir.spool.store import Spool
 from router.fast import FastReader
-from router.policy.compiled import CompiledPolicy
+from router.policy.compiled import CompiledPolicy, in_region
 from router.policy.reach import CutOff, cut_off
 from router.reach import ReachReader
 from router.snapshots import SnapshotReader
@@ -89,8 +89,7 @@ class Reader:
 
     def queues(self) -> Queues:
         """Every bucket queue and bucket."""
-        regions = (self._settings.region,) if self._settings.region else ()
-        names = keys.bucket_queues(regions)
+        names = self._names()
         try:
             depths: dict[str, int | None] = dict(self._publisher.depths((*names, keys.INGRESS)))
         except BrokerUnavailable:
@@ -144,9 +143,12 @@ class Reader:
             policy = policies.current(self.database)
         except policies.NoPolicy:
             return []
-        if self._settings.region is None:
-            policy = msgspec.structs.replace(policy, regions=())
-        return cut_off(CompiledPolicy(policy), self._reach.get())
+        compiled = CompiledPolicy(in_region(policy, self._settings.region))
+        return cut_off(compiled, self._reach.get())
+
+    def _names(self) -> tuple[str, ...]:
+        """The bucket queues by the policy in force, and those that still hold chunks of an earlier one."""
+        return queues_now(self._settings, self.database, self.spool)
 
     def status(self) -> dict[str, Any]:
         """Health of the parts, jobs by state, workers."""
@@ -198,7 +200,7 @@ class Reader:
         due = max(job.due_at or now, now)
         rate = sum(
             count / 10
-            for queue, count in self._windows.finished(keys.bucket_queues()).items()
+            for queue, count in self._windows.finished(self._names()).items()
             if keys.queue_bucket(queue) is job.bucket
         )
         waiting = self.spool.waiting(job.bucket, now).due
@@ -244,15 +246,17 @@ class Reader:
         ]
         for row in self.spool.decisions_of(job.id):
             to = f"{row.pool}/{row.source} in {row.queue}" if row.outcome == "routed" else ""
+            body = msgspec.json.decode(row.body) if row.body else None
+            before = (body or {}).get("job", {}).get("reason")
             entries.append(
                 {
                     "at": row.at,
                     "what": row.outcome,
-                    "text": " ".join(filter(None, (to, row.reason))),
+                    "text": " ".join(filter(None, (to, row.reason, before and f"after {before}"))),
                     "rule": row.rule,
                     "snapshot": row.snapshot,
                     "policy": row.policy_version,
-                    "decision": msgspec.json.decode(row.body) if row.body else None,
+                    "decision": body,
                 }
             )
         for attempt in self.spool.attempts_of(job.id):

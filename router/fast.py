@@ -14,6 +14,7 @@ from mailweir.plumbing import keys
 from mailweir.plumbing.clock import Clock
 
 LOOK_EVERY = 0.1  # real seconds; a batch older than that reads again
+PROBE_LOOK = 10.0  # policy seconds until a path that somebody probes is looked at again
 FIELDS = ("phase", "until", "back", "rate", "hold", "day", "day_n", "hour", "hour_n")
 DAY, HOUR = 86_400, 3_600  # policy seconds
 
@@ -41,27 +42,32 @@ class FastReader:
                 pipe = self._redis.pipeline(transaction=False)
                 for member in members:
                     pipe.hmget(keys.PATH_PREFIX + member, FIELDS)
-                found = pipe.execute()
+                    pipe.exists(keys.PROBE_PREFIX + member)
+                answers = pipe.execute()
+                found = list(zip(answers[::2], answers[1::2], strict=True))
             except RedisError:
                 members, found = [], []
             now = self._clock.now()
             paths = {
-                member: path(values, now) for member, values in zip(members, found, strict=True)
+                member: path(values, now, probed=bool(probed))
+                for member, (values, probed) in zip(members, found, strict=True)
             }
             self._state = FastState(self._state.version + 1, paths)
         return self._state
 
 
-def path(values: Sequence[bytes | None], now: float) -> FastPath:
-    """One path's state from the fields of :data:`FIELDS`, at policy time ``now``."""
+def path(values: Sequence[bytes | None], now: float, *, probed: bool = False) -> FastPath:
+    """One path's state from the fields of :data:`FIELDS`, at policy time ``now``. While somebody probes
+    a half-open path (``probed``), it is open for everybody else."""
     phase = (values[0] or b"closed").decode()
     until, back, rate, hold, day, day_n, hour, hour_n = (
         float(value) if value is not None else None for value in values[1:]
     )
     breaker, open_until = "closed", None
     if phase == "open" and until is not None:
-        breaker = "open" if now < until else "half_open"
-        open_until = until
+        breaker, open_until = ("open", until) if now < until else ("half_open", until)
+        if breaker == "half_open" and probed:
+            breaker, open_until = "open", now + PROBE_LOOK
     elif phase == "back" and back is not None:
         gone = now - back
         if gone < TRICKLE_SECONDS:

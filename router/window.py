@@ -1,7 +1,8 @@
-"""How much a bucket queue may hold: twice what its fleet finished in the last ten seconds.
+"""How much a bucket queue may hold: what its fleet finishes in a few seconds (``router.window_seconds``).
 
-So a route is seconds old when a worker acts on it, and a priority-1 job waits behind little. Workers
-count finished jobs per queue and ten-second slot in Redis; without Redis the smallest window holds.
+So a route is seconds old when a worker acts on it, a priority-1 job waits behind little, and mail that
+leaves a failing path stands behind no more than that when it is routed anew (S35: 5 s). Workers count
+finished jobs per queue and slot of time in Redis; without Redis the smallest window holds.
 """
 
 from __future__ import annotations
@@ -13,24 +14,20 @@ import redis
 from redis.exceptions import RedisError
 
 from mailweir.plumbing import keys
+from mailweir.plumbing.settings import RouterSettings
 
-SLOT = 10.0  # real seconds, as workers count
+LOOK_BACK = 10.0  # real seconds of a rate as it is shown
 NEWEST = 0.2  # share of the newest batch in what is known of the mix
 RARE = 0.01  # a queue with a smaller share of the jobs does not bind
 PROBE = 10  # jobs looked at while the mix says that there is no room: it may have changed
 
 
-def size(finished: float, smallest: int, largest: int) -> int:
-    """Jobs a window may hold when its fleet finished so many in the last ten seconds."""
-    return max(smallest, min(largest, int(2 * finished)))
-
-
-def finished_lately(slots: dict[int, int], now: float) -> float:
-    """Jobs finished in the last ten seconds, from the running slot and a share of the one before."""
-    slot = int(now // SLOT)
-    share = (now % SLOT) / SLOT
-    running, before = slots.get(slot, 0), slots.get(slot - 1, 0)
-    return running + before * (1 - share)
+def finished_lately(slots: Mapping[int, int], now: float, seconds: float) -> float:
+    """Jobs finished in the last so many seconds: of the slot in which they begin, a share counts."""
+    first, last = (now - seconds) / keys.FLEET_SLOT, int(now // keys.FLEET_SLOT)
+    partly = int(first // 1)
+    whole = sum(slots.get(slot, 0) for slot in range(partly + 1, last + 1))
+    return whole + slots.get(partly, 0) * (partly + 1 - first)
 
 
 class Mix:
@@ -63,18 +60,18 @@ class Mix:
 class Windows:
     """Window sizes by queue, looked up twice a second."""
 
-    def __init__(self, client: redis.Redis, smallest: int, largest: int) -> None:
+    def __init__(self, client: redis.Redis, settings: RouterSettings) -> None:
         self._redis = client
-        self._smallest = smallest
-        self._largest = largest
+        self._settings = settings
         self._next = 0.0
         self._queues: tuple[str, ...] = ()  # every queue asked about: buckets ask one by one
-        self._finished: dict[str, float] = {}
+        self._slots: dict[str, dict[int, int]] = {}
+        self._looked = 0.0  # real time of the look
 
-    def finished(self, queues: tuple[str, ...]) -> dict[str, float]:
-        """Jobs each queue's fleet finished in the last ten seconds."""
+    def finished(self, queues: tuple[str, ...], seconds: float = LOOK_BACK) -> dict[str, float]:
+        """Jobs each queue's fleet finished in the last so many real seconds."""
         now = time.monotonic()
-        if now >= self._next or not self._finished.keys() >= set(queues):
+        if now >= self._next or not self._slots.keys() >= set(queues):
             self._next = now + 0.5
             self._queues = tuple(dict.fromkeys((*self._queues, *queues)))
             try:
@@ -84,16 +81,15 @@ class Windows:
                 found = pipe.execute()
             except RedisError:
                 return dict.fromkeys(queues, 0.0)
-            real = time.time()
-            self._finished = {
-                queue: finished_lately({int(k): int(v) for k, v in slots.items()}, real)
+            self._looked = time.time()
+            self._slots = {
+                queue: {int(slot): int(jobs) for slot, jobs in slots.items()}
                 for queue, slots in zip(self._queues, found, strict=True)
             }
-        return self._finished
+        return {q: finished_lately(self._slots[q], self._looked, seconds) for q in queues}
 
     def sizes(self, queues: tuple[str, ...]) -> dict[str, int]:
-        """Jobs each queue may hold now."""
-        finished = self.finished(queues)
-        return {
-            queue: size(finished.get(queue, 0.0), self._smallest, self._largest) for queue in queues
-        }
+        """Jobs each queue may hold now: what its fleet finished in ``window_seconds``, within bounds."""
+        smallest, largest = self._settings.window_min, self._settings.window_max
+        finished = self.finished(queues, self._settings.window_seconds)
+        return {queue: max(smallest, min(largest, int(jobs))) for queue, jobs in finished.items()}

@@ -21,6 +21,7 @@ from prometheus_client import Counter
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from mailweir.contracts.ids import made_at
 from mailweir.contracts.job import Job
 from mailweir.contracts.lifecycle import State
 from mailweir.plumbing import keys
@@ -43,6 +44,9 @@ MARK_KEEP = 2 * 86400
 CLEARED_FOR = 0.4
 """Real seconds an answer of the suppression list holds: a bounce recorded now stops every RCPT later
 than 1 s after (S60), of which the projection takes its part."""
+ROUTER_LOOKS = 0.25
+"""Real seconds until the router surely looks at a path anew; a job sent back before that meets the same
+decision."""
 BLIND_WAIT = 5.0
 """Real seconds a job stays away while neither Redis nor SQL can say whether it may go."""
 
@@ -106,12 +110,15 @@ class Gate:
         *,
         max_wait: float,
         slots: int,
+        reroute: float,
     ) -> None:
+        """``reroute``: setting ``worker.reroute``."""
         self._guard = guard
         self._limiter = limiter
         self._redis = redis
         self._clock = clock
         self._max_wait = max_wait
+        self._reroute = reroute
         self._long = max(1, round(slots * LONG_WAIT_SHARE))
         self._long_waits: dict[int, int] = defaultdict(int)  # chunk -> mails of it that wait long
         self._arrived: list[_Entry] = []
@@ -138,10 +145,23 @@ class Gate:
             wait = max(0.0, self._clock.real(entry.place - self._clock.now()))
             late = time.monotonic() + wait > end
             if late or not may_wait() or not await self._wait(purse.chunk_id, wait):
-                GATED.labels("held").inc()
                 purse.jobs.pop(job.id, None)
-                layer = purse.grant.layer if purse.grant else None
-                return Refusal(State.HELD, entry.place, f"throttle: {layer}")
+                return self._away(purse, entry.place)
+
+    def _away(self, purse: Purse, place: float) -> Refusal:
+        """A job that cannot wait here. Its path was shut after it was routed: it is routed anew at once,
+        another way may be open (S35). Else it is held until its place, as is one that was routed this
+        way though the router could know: so nothing goes back and forth."""
+        grant, clock = purse.grant, self._clock
+        if grant is not None and grant.shut is not None and not grant.local:
+            routed = clock.at(made_at(purse.chunk_id))
+            if routed < grant.shut + self._reroute * clock.rate:
+                GATED.labels("rerouted").inc()
+                due = clock.now() + ROUTER_LOOKS * clock.rate
+                path = f"{purse.ask.source} to {purse.ask.provider}"
+                return Refusal(State.DUE, due, f"path shut: {path}")
+        GATED.labels("held").inc()
+        return Refusal(State.HELD, place, f"throttle: {grant.layer if grant else None}")
 
     async def admit(self, purse: Purse) -> bool:
         """Whether anything may go now: asked before a connection is opened, so that a path that must

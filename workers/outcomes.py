@@ -33,8 +33,8 @@ log = structlog.get_logger(__name__)
 WRITE_MAX = 100
 """Rows of one transaction at most (SQLite: the lock must stay short)."""
 RETRY_FIRST, RETRY_MAX = 0.1, 5.0
-SLOT = 10
 SLOTS_KEPT = 12
+"""Of finished jobs: more than the ten seconds anybody looks back."""
 
 OUTCOMES = Counter("mailweir_outcomes_total", "Outcomes of jobs taken.", ["bucket", "state"])
 _outcomes_of = cache(OUTCOMES.labels)  # asked for every job
@@ -234,15 +234,17 @@ class OutcomeWriter:
             await self._count(finished)
 
     async def _count(self, finished: dict[str, int]) -> None:
-        """What the router's window follows: jobs finished per queue and ten seconds."""
-        slot = int(time.time() // SLOT)
+        """What the router's window follows: jobs finished per queue and slot of time."""
+        slot = int(time.time() // keys.FLEET_SLOT)
+        # between two writes lie fewer slots than that, or the key has expired
+        old = [str(slot - back) for back in range(SLOTS_KEPT, 2 * SLOTS_KEPT)]
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
                 for queue, count in finished.items():
                     key = keys.FLEET.format(queue=queue)
                     pipe.hincrby(key, str(slot), count)
-                    pipe.hdel(key, str(slot - SLOTS_KEPT))
-                    pipe.expire(key, SLOT * SLOTS_KEPT)
+                    pipe.hdel(key, *old)
+                    pipe.expire(key, int(keys.FLEET_SLOT * SLOTS_KEPT))
                 await pipe.execute()
         except RedisError as error:
             log.warning("finished jobs not counted", error=type(error).__name__)

@@ -76,6 +76,11 @@ def new_id(real_seconds: float | None = None, random_bits: int | None = None) ->
     return (max(ms, 0) << RANDOM_BITS) | (chance & ((1 << RANDOM_BITS) - 1))
 
 
+def made_at(value: int) -> float:
+    """Real Unix seconds at which an id was made, to the millisecond, by its maker's clock."""
+    return ((value >> RANDOM_BITS) + EPOCH_MS) / 1000
+
+
 def new_ids(count: int) -> list[int]:
     """``count`` distinct ids, ascending, for rows written together."""
     return _maker.make(count)

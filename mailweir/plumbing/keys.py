@@ -50,7 +50,8 @@ COUNTERS_READY = "mw:counters:ready"  # string: epoch the hour/day counters were
 RECIPIENTS_READY = "mw:rcpt:ready"  # string: epoch the per-recipient limits were recounted for
 BOUNCE_GUARD = "mw:guard:{provider}"
 WORKERS = "mw:workers"  # hash: worker name -> JSON heartbeat (queues, sources, real time)
-FLEET = "mw:fleet:{queue}"  # hash: ten-second slot -> jobs finished
+FLEET = "mw:fleet:{queue}"  # hash: slot of real time -> jobs finished
+FLEET_SLOT = 2.0  # real seconds of such a slot: a fleet that slows down is seen in so many
 
 
 def path_state(source: str, provider: str) -> str:
@@ -60,14 +61,15 @@ def path_state(source: str, provider: str) -> str:
     policy time of the next probe; half-open after it), ``back`` (time of the good probe: 180 s of 6
     jobs a minute, then 10 % to 100 % in 900 s), ``rate`` (live rate, jobs/s; absent: the policy's),
     ``hold`` (policy time before which the remote wants nothing), ``day``/``day_n`` and ``hour``/
-    ``hour_n`` (slot number, attempts in it). The rest is the scripts' own.
+    ``hour_n`` (slot number, attempts in it), ``shut`` (policy time of the last opening or wish to be
+    left alone). The rest is the scripts' own.
     """
     return f"mw:path:{source}|{provider}"
 
 
 def probe_lease(source: str, provider: str) -> str:
     """String with expiry: who probes a half-open path; one at a time."""
-    return f"mw:probe:{source}|{provider}"
+    return f"{PROBE_PREFIX}{source}|{provider}"
 
 
 TOKENS_SINCE = (
@@ -81,6 +83,7 @@ def in_data(chunk_id: int) -> str:
 
 
 PATH_PREFIX = "mw:path:"
+PROBE_PREFIX = "mw:probe:"
 PATH_INDEX = "mw:paths"  # set of "source|provider" seen, so that the router reads them in one go
 
 

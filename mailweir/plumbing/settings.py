@@ -156,9 +156,11 @@ class RouterSettings(Section):
         0.1, gt=0, description="Real seconds the marketing and bulk loop waits when nothing is due."
     )
     window_seconds: float = Field(
-        10.0, gt=0, description="Seconds of fleet work the window holds twice (real)."
+        4.0,
+        gt=0,
+        description="Real seconds of its fleet's work a bucket queue holds at most: what is routed anew stands behind it, so below the 5 s of a failover.",
     )
-    window_min: int = Field(200, ge=1, description="Smallest window of a bucket queue, jobs.")
+    window_min: int = Field(100, ge=1, description="Smallest window of a bucket queue, jobs.")
     window_max: int = Field(20_000, ge=1, description="Largest window of a bucket queue, jobs.")
     chunk: int = Field(50, ge=1, le=500, description="Jobs per chunk, marketing and bulk.")
     chunk_transactional: int = Field(10, ge=1, le=500, description="Jobs per chunk, transactional.")
@@ -187,6 +189,11 @@ class WorkerSettings(Section):
     )
     max_wait: float = Field(
         2.0, ge=0, description="Real seconds a job may wait inside a worker for a token."
+    )
+    reroute: float = Field(
+        1.0,
+        ge=0,
+        description="Real seconds the router may take to learn that a path was shut: a job routed before goes back at once to be routed anew, a later one is held.",
     )
     outcome_rows: int = Field(32, ge=1, description="Outcomes written together at most.")
     outcome_delay: float = Field(

@@ -72,6 +72,8 @@ def _inputs(context: Context, job: Job) -> dict[str, Any]:
         then["attempts"] = job.attempts
     if job.state != "accepted":
         then["state"] = job.state
+    if job.reason and job.state in ("due", "held"):
+        then["reason"] = job.reason  # why it came back unsent: our own words, no remote's
     if job.stay_with:
         then["stay"] = job.stay_with
     out: dict[str, Any] = {"job": then} if then else {}

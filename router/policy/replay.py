@@ -46,6 +46,7 @@ def job_then(job: Job, body: Mapping[str, Any]) -> Job:
         attempts=int(then.get("attempts", 0)),
         state=str(then.get("state", "accepted")),
         stay_with=then.get("stay"),
+        reason=then.get("reason"),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -132,8 +133,10 @@ class Rig:
         source: str = "mx1",
         size: int = 50,
         orders: Orders | None = None,
+        routed_in: float = 0.0,
     ) -> list[Chunk]:
-        """Claim every due job and hand it to a chunk, as a router would."""
+        """Claim every due job and hand it to a chunk, as a router would: now, or by its clock so many
+        real seconds from now."""
         chunks: list[Chunk] = []
         while True:
             now = self.clock.now()
@@ -145,7 +148,8 @@ class Rig:
                 for start in range(0, len(batch.jobs), size):
                     jobs = batch.jobs[start : start + size]
                     ids = tuple(job.id for job in jobs)
-                    chunk = Chunk(new_id(), bucket, bucket.value, source, ids)
+                    made = new_id(time.time() + routed_in)
+                    chunk = Chunk(made, bucket, bucket.value, source, ids)
                     dispatches.append(
                         Dispatch(
                             chunk,

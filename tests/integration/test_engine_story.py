@@ -130,7 +130,9 @@ async def test_a_connection_lost_after_the_dot_is_uncertain(house: House) -> Non
     assert again.stay_with == "mx1"
 
 
-async def test_five_refused_connections_open_the_breaker_and_jobs_are_held(house: House) -> None:
+async def test_five_refused_connections_open_the_breaker_and_jobs_are_routed_anew(
+    house: House,
+) -> None:
     house.behave(outage=1.0)
     rig = house.rig
     ids = rig.accept([f"u{i}@sim.example" for i in range(8)])
@@ -140,14 +142,24 @@ async def test_five_refused_connections_open_the_breaker_and_jobs_are_held(house
     house.behave(outage=0.0)
     more = rig.accept(["late@sim.example"])
     await house.deliver(rig.settle())
-    assert rig.states(more) == {State.HELD: 1}
     job = rig.spool.job(more[0])
     assert job is not None
-    assert job.attempts == 0
+    assert (job.state, job.attempts) == (State.DUE, 0)
+    assert job.reason == "path shut: mx1 to sim.example"
+    assert job.due_at is not None
+    assert job.due_at - rig.clock.now() < 0.5
+
+    # routed this way once more by a router that could have known: it does not go back and forth
+    await asyncio.sleep(max(0.0, job.due_at - rig.clock.now()))
+    await house.deliver(rig.settle(routed_in=5.0))
+    job = rig.spool.job(more[0])
+    assert job is not None
+    assert (job.state, job.attempts) == (State.HELD, 0)
     assert job.reason is not None
     assert "path:mx1|sim.example" in job.reason
     assert job.due_at is not None
     assert 50 < job.due_at - rig.clock.now() < 75
+    assert house.arrived() == []
 
 
 async def test_over_the_limit_jobs_are_held_with_places_in_time(house: House) -> None:

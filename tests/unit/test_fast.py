@@ -20,6 +20,12 @@ def test_open_turns_half_open_at_its_time() -> None:
     assert path(fields(phase="open", until=1060), 1060.0).breaker == "half_open"
 
 
+def test_a_path_somebody_probes_is_open_for_everybody_else() -> None:
+    seen = path(fields(phase="open", until=1060), 1060.0, probed=True)
+    assert (seen.breaker, seen.open_until) == ("open", 1070.0)
+    assert path(fields(), 1060.0, probed=True).breaker == "closed", "an old lease runs out"
+
+
 def test_a_path_on_its_way_back_trickles() -> None:
     assert path(fields(phase="back", back=1000), 1010.0).rate == 0.1
 

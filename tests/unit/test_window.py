@@ -5,22 +5,34 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.window import finished_lately, size
-
-
-def test_window_is_twice_the_last_ten_seconds_within_bounds() -> None:
-    assert size(0, 200, 20_000) == 200
-    assert size(3_000, 200, 20_000) == 6_000
-    assert size(50_000, 200, 20_000) == 20_000
+from mailweir.plumbing.keys import FLEET_SLOT
+from router.window import finished_lately
 
 
 def test_a_slot_fades_out_as_the_next_fills() -> None:
-    assert finished_lately({9: 100}, now=100.0) == 100
-    assert finished_lately({9: 100, 10: 30}, now=105.0) == 80
-    assert finished_lately({9: 100}, now=110.0) == 0
+    start = 50 * FLEET_SLOT
+    assert finished_lately({48: 80, 49: 100}, start, 2 * FLEET_SLOT) == 180
+    assert finished_lately({48: 80, 49: 100, 50: 30}, start + FLEET_SLOT / 4, 2 * FLEET_SLOT) == 190
+    assert finished_lately({48: 80, 49: 100}, start + 2 * FLEET_SLOT, 2 * FLEET_SLOT) == 0
 
 
-@given(st.floats(0, 1e6), st.integers(0, 10_000), st.integers(0, 10_000))
-def test_never_negative_and_never_above_both_slots(now: float, before: int, running: int) -> None:
-    slot = int(now // 10)
-    assert 0 <= finished_lately({slot - 1: before, slot: running}, now) <= before + running
+@given(
+    st.floats(1e3, 1e6),
+    st.floats(0.1, 60),
+    st.dictionaries(st.integers(450, 500_010), st.integers(0, 10_000)),
+)
+def test_never_more_than_the_slots_it_touches(
+    now: float, seconds: float, slots: dict[int, int]
+) -> None:
+    first, last = (now - seconds) // FLEET_SLOT, now // FLEET_SLOT
+    touched = sum(jobs for slot, jobs in slots.items() if first <= slot <= last)
+    assert 0 <= finished_lately(slots, now, seconds) <= touched * (1 + 1e-9)
+
+
+@given(st.floats(1e3, 1e6), st.floats(0.1, 60), st.integers(1, 1000))
+def test_a_steady_fleet_is_seen_as_what_it_does(now: float, seconds: float, each: int) -> None:
+    """But for the slot that is still filling, here counted as full."""
+    slots = dict.fromkeys(range(int(now / FLEET_SLOT) - 60, int(now / FLEET_SLOT) + 1), each)
+    got = finished_lately(slots, now, seconds)
+    steady = each * seconds / FLEET_SLOT
+    assert steady - each * 1e-6 <= got <= steady + each * (1 + 1e-6)

@@ -28,7 +28,7 @@ if speed ~= 1 then now = origin + (real - origin) * speed end
 local ceiling, chance, hold = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 
 local names = { 'phase', 'streak', 'slot', 'good', 'good1', 'bad', 'bad1', 'opened', 'step', 'until',
-  'back', 'rate', 'credit', 'limit', 'hold', 'day', 'day_n', 'hour', 'hour_n' }
+  'back', 'rate', 'credit', 'limit', 'hold', 'day', 'day_n', 'hour', 'hour_n', 'shut' }
 local found, s = redis.call('HMGET', KEYS[1], unpack(names)), {}
 for i, name in ipairs(names) do
   if name == 'phase' then s.phase = found[i] or 'closed' else s[name] = tonumber(found[i] or '') end
@@ -45,7 +45,7 @@ local function open(opened, step)
   end
   local at = opened + after
   if step > 0 then at = math.max(now + 1, opened + after * (1 + JITTER * (2 * chance - 1))) end
-  s.phase, s.opened, s.step, s['until'] = 'open', opened, step, at
+  s.phase, s.opened, s.step, s['until'], s.shut = 'open', opened, step, at, now
   s.streak, s.good, s.good1, s.bad, s.bad1 = 0, 0, 0, 0, 0
 end
 
@@ -123,7 +123,7 @@ for i = 8, #ARGV, 2 do
   if event == 'good' then adapt(false) elseif event == 'slow' then adapt(true) end
   s.day_n, s.hour_n = s.day_n + 1, s.hour_n + 1
 end
-if hold > now then s.hold = math.max(number('hold'), hold) end
+if hold > now and hold > number('hold') then s.hold, s.shut = hold, now end
 if s.hold and s.hold <= now then s.hold = nil end
 
 local write, gone = {}, {}

@@ -169,7 +169,7 @@ class Throttle:
         granted, binding = int(answer[0]), int(answer[1])
         available, first, step, cap, now = (float(x) for x in answer[2:7])
         counts = (layer for layer in ask.layers if layer.kind == "count")
-        for layer, used in zip(counts, answer[8:], strict=True):
+        for layer, used in zip(counts, answer[9:], strict=True):
             self._left[layer.slot_key(now)] = max(0, int(layer.a) - int(used))
         return Grant(
             ask,
@@ -180,6 +180,7 @@ class Throttle:
             now,
             bool(answer[7]),
             token,
+            shut=float(answer[8]) if answer[8] else None,
         )
 
     def _give_back_args(self, grant: Grant, count: int) -> tuple[list[str], list[str]]:

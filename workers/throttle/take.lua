@@ -1,4 +1,4 @@
--- take(keys, arguments) -> {granted, layer, available, first, step, cap, now, probe, used...}
+-- take(keys, arguments) -> {granted, layer, available, first, step, cap, now, probe, shut, used...}
 --
 -- Takes up to n tokens from every layer, or from none. Redis' clock; microseconds.
 --
@@ -22,6 +22,7 @@
 -- available  policy time at which one more token is there on every layer
 -- first, step, cap  places of the askers not granted: min(first + i * step, cap), i = 0, 1, ...
 -- now        policy time of this call;  probe  1 when the grant is a half-open path's probe
+-- shut       policy time since when the path may not be tried at all; '' where a rate alone binds
 -- used...    one number per count layer: its count after this call (0 while not recounted)
 
 local TRICKLE, TRICKLE_SECONDS = 0.1, 180
@@ -49,18 +50,21 @@ end
 local recounted = epoch ~= '' and redis.call('GET', KEYS[2]) == epoch
 
 -- the path: what its breaker, live rate and the remote's own wish leave of the policy's rate
-local state = redis.call('HMGET', KEYS[4], 'phase', 'until', 'back', 'rate', 'hold')
+local state = redis.call('HMGET', KEYS[4], 'phase', 'until', 'back', 'rate', 'hold', 'shut')
 local phase = state[1] or 'closed'
-local path_wait, probe, trickle, share = nil, 0, false, 1
+local path_wait, probe, trickle, share, shut = nil, 0, false, 1, nil
+local shut_at = tonumber(state[6] or '') or 0
 local hold = tonumber(state[5] or '')
-if hold and hold > now then path_wait = hold end
+if hold and hold > now then path_wait, shut = hold, shut_at end
 if phase == 'open' then
   local until_ = tonumber(state[2])
   if now < until_ then
-    path_wait = math.max(path_wait or 0, until_)
+    path_wait, shut = math.max(path_wait or 0, until_), shut_at
   else
-    if redis.call('EXISTS', KEYS[5]) == 1 then
+    local left = redis.call('PTTL', KEYS[5])
+    if left ~= -2 then  -- somebody probes, since then
       path_wait = math.max(path_wait or 0, now + ahead)
+      shut = math.max(shut or 0, now - (tonumber(ARGV[5]) - left) / 1000 * speed)
     else
       probe = 1
     end
@@ -145,6 +149,7 @@ if probe == 1 and granted == 1 then
 end
 -- a probe is alone: whoever asked with it waits for what it finds
 if probe == 1 and granted < n then
+  if granted == 1 then shut = now end
   binding, available = 1, math.max(available, now + ahead)
 end
 
@@ -168,6 +173,7 @@ for _, layer in ipairs(layers) do
   end
 end
 
-local answer = { granted, binding, text(available), text(first), text(step), text(cap), text(now), probe * math.min(granted, 1) }
+local answer = { granted, binding, text(available), text(first), text(step), text(cap), text(now), probe * math.min(granted, 1),
+  shut and text(shut) or '' }
 for _, count in ipairs(used) do answer[#answer + 1] = count end
 return answer

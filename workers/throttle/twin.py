@@ -29,7 +29,9 @@ class _Path:
     breaker: breaker.Breaker = field(default_factory=breaker.Breaker)
     live: adaptive.Live = field(default_factory=adaptive.Live)
     hold: float = 0.0
+    shut: float = 0.0  # when it was last shut: opened, or asked to wait
     probe: str | None = None
+    probe_at: float = 0.0
     probe_until: float = 0.0
 
 
@@ -80,13 +82,16 @@ class MemoryThrottle:
             for event, began in booking.events:
                 was = path.breaker
                 path.breaker = breaker.book(was, event, now, chance, began)
+                if path.breaker.phase is breaker.Phase.OPEN and path.breaker.until != was.until:
+                    path.shut = now
                 if was.phase is breaker.Phase.OPEN and path.breaker != was:
                     path.probe = None
                 if event in (PathEvent.GOOD, PathEvent.SLOW):
                     path.live = adaptive.book(
                         path.live, booking.ceiling, slow=event is PathEvent.SLOW
                     )
-            path.hold = max(path.hold, booking.hold)
+            if booking.hold > max(path.hold, now):
+                path.hold, path.shut = booking.hold, now
 
     def state(self, source: str, provider: str) -> tuple[breaker.Breaker, adaptive.Live]:
         """A path's state, for tests."""
@@ -101,12 +106,14 @@ class MemoryThrottle:
         path = self._path(ask)
         state = breaker.closed_when_done(path.breaker, now)
         wait = path.hold if path.hold > now else None
+        shut = None if wait is None else path.shut
         probe = False
         if state.phase is breaker.Phase.OPEN:
             if not breaker.probing(state, now):
-                wait = max(wait or 0.0, state.until)
+                wait, shut = max(wait or 0.0, state.until), path.shut
             elif path.probe is not None and path.probe_until > now:
                 wait = max(wait or 0.0, now + tokens.AHEAD)
+                shut = max(shut or 0.0, path.probe_at)
             else:
                 probe = True
         granted = 0 if wait is not None else min(n, 1) if probe else n
@@ -121,7 +128,9 @@ class MemoryThrottle:
                 granted = min(granted, tokens.whole(self._refill(layer, form, now).tokens))
         binding, available = self._spend(ask, forms, granted, now, wait)
         if probe and granted == 1:
-            path.probe, path.probe_until = token, now + PROBE_LEASE * self._speed
+            path.probe, path.probe_at = token, now
+            path.probe_until = now + PROBE_LEASE * self._speed
+            shut = now if n > 1 else shut
         if probe and granted < n:
             binding = 0
             available = max(available, now + tokens.AHEAD)
@@ -137,7 +146,7 @@ class MemoryThrottle:
             waiting = places(first, step, cap, n - granted)
         name = ask.layers[binding].name if binding is not None and n > granted else None
         return Grant(
-            ask, granted, name, available, waiting, now, probe and granted == 1, token, True
+            ask, granted, name, available, waiting, now, probe and granted == 1, token, True, shut
         )
 
     def _spend(

@@ -21,6 +21,7 @@ class Grant(NamedTuple):
     probe: bool  # the grant is the one probe of a half-open path
     token: str  # of the grant
     local: bool = False  # from the local share, Redis was away
+    shut: float | None = None  # since when the path may not be tried at all; None: only too fast
 
 
 class Booking(NamedTuple):

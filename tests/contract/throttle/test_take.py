@@ -147,6 +147,41 @@ def test_the_depth_rule_costs_at_most_five_percent(limit: tuple[int, float]) -> 
 
 
 @pytest.mark.needs("redis")
+async def test_a_path_that_may_not_be_tried_says_since_when(limiter: Limiter, clock: Hand) -> None:
+    what = ask()
+    await take(limiter, what, 1)
+    clock.move(60)
+    free = await take(limiter, what, 100)
+    assert free.granted
+    assert free.shut is None, "only too many at once"
+
+    async def book(event: PathEvent, times: int = 1, hold: float = 0.0) -> None:
+        told = ((event, clock.now()),) * times
+        await limiter.book([Booking("mx1", "gmail", 9.6, told, hold)])
+
+    await book(PathEvent.GOOD, hold=clock.now() + 20)
+    asked = clock.now()
+    clock.move(5)
+    assert (await take(limiter, what, 1)).shut == pytest.approx(asked, abs=1e-3)
+    clock.move(30)
+    assert (await take(limiter, what, 1)).shut is None
+
+    await book(PathEvent.BAD, times=5)
+    opened = clock.now()
+    clock.move(40)
+    assert (await take(limiter, what, 1)).shut == pytest.approx(opened, abs=1e-3)
+    clock.move(25)
+    probe = await take(limiter, what, 3)
+    assert (probe.granted, probe.probe) == (1, True)
+    assert probe.shut == pytest.approx(clock.now(), abs=1e-3), "for the two who asked with it"
+    assert (await take(limiter, what, 1)).shut == pytest.approx(clock.now(), abs=1e-3)
+
+    await book(PathEvent.BAD)
+    again = clock.now()
+    clock.move(100)
+    assert (await take(limiter, what, 1)).shut == pytest.approx(again, abs=1e-3)
+
+
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -184,6 +219,10 @@ async def test_script_and_twin_agree_on_any_story(data: st.DataObject, redis_url
                 assert (a.granted, a.layer, a.probe) == (b.granted, b.layer, b.probe)
                 assert a.available == pytest.approx(b.available, abs=1e-3)
                 assert a.places == pytest.approx(b.places, abs=1e-2)
+                assert (a.shut is None) == (b.shut is None)
+                if a.shut is not None and b.shut is not None:
+                    # a probe's time is Redis' own, which this clock squeezes into now
+                    assert a.shut == pytest.approx(b.shut, abs=1e-3) or a.shut == a.at
                 last = (a, b)
             case "back" if last is not None and last[0].granted:
                 n = data.draw(st.integers(1, last[0].granted))
