@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import secrets
 import signal
+import time
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -21,13 +23,19 @@ from flower.views.broker import BrokerView
 from tornado.ioloop import IOLoop
 from tornado.web import HTTPError
 
+from console.queues import queues_now
+from mailweir.plumbing import keys
 from mailweir.plumbing.broker import all_queues
 from mailweir.plumbing.celery import make_app
+from mailweir.plumbing.database import DatabaseUnavailable, open_database
 from mailweir.plumbing.install import make_once
 from mailweir.plumbing.publisher import BrokerUnavailable, Publisher
 from mailweir.plumbing.settings import Settings
+from mailweir.spool.store import Spool
 
 log = structlog.get_logger(__name__)
+
+NAMES_EVERY = 1.0  # real seconds
 
 
 def flower_password(settings: Settings) -> str:
@@ -61,7 +69,7 @@ class Depths:
 class _OurQueues:
     """Mixed into Flower's queue views before their own methods."""
 
-    def initialize(self, depths: Depths, names: tuple[str, ...]) -> None:
+    def initialize(self, depths: Depths, names: Callable[[], tuple[str, ...]]) -> None:
         """Tornado's way to hand arguments to a handler."""
         self._depths = depths
         self._names = names
@@ -70,7 +78,7 @@ class _OurQueues:
         return self._depths
 
     def get_active_queue_names(self) -> list[str]:
-        return list(self._names)
+        return list(self._names())
 
 
 class QueuesPage(_OurQueues, BrokerView):  # type: ignore[misc]  # Flower ships no types
@@ -81,6 +89,30 @@ class QueuesApi(_OurQueues, GetQueueLengths):  # type: ignore[misc]  # Flower sh
     """``/api/queues/length``."""
 
 
+class Names:
+    """All our queues, ingress last. Regions come from the policy, so where processes have one SQL is asked,
+    at most every :data:`NAMES_EVERY`; while it is away the last answer stands."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._names = all_queues(settings)
+        self._spool: Spool | None = None
+        self._next = 0.0
+
+    def __call__(self) -> tuple[str, ...]:
+        if self._settings.region is not None and time.monotonic() >= self._next:
+            self._next = time.monotonic() + NAMES_EVERY
+            try:
+                if self._spool is None:
+                    self._spool = Spool(open_database(self._settings))
+                found = queues_now(self._settings, self._spool.database, self._spool)
+            except DatabaseUnavailable as error:
+                log.warning("queue names not refreshed", why=str(error))
+            else:
+                self._names = (*found, keys.INGRESS)
+        return self._names
+
+
 def build(settings: Settings, publisher: Publisher) -> Flower:
     """The Flower application, authenticated, without events, with our queue views in front."""
     options = default_options
@@ -89,7 +121,7 @@ def build(settings: Settings, publisher: Publisher) -> Flower:
     options.address = settings.flower.host
     options.port = settings.flower.port
     app = Flower(capp=make_app(settings), options=options, **flower_settings)
-    given = {"depths": Depths(publisher), "names": all_queues(settings)}
+    given = {"depths": Depths(publisher), "names": Names(settings)}
     app.add_handlers(
         ".*", [(r"/broker", QueuesPage, given), (r"/api/queues/length", QueuesApi, given)]
     )

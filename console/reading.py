@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import func, select
 
 from console.estimate import lane_rates, seconds
+from console.queues import queues_now
 from mailweir.contracts.heartbeat import Heartbeat
 from mailweir.contracts.ids import format_id
 from mailweir.contracts.job import Bucket, Job

@@ -16,7 +16,7 @@ from mailweir.plumbing.database import Database
 from mailweir.spool.schema import decisions, snapshots
 from mailweir.spool.store import Spool
 from reputation.publisher import load
-from router.policy.compiled import CompiledPolicy
+from router.policy.compiled import CompiledPolicy, in_region
 
 KEPT = 128  # snapshots and policies held in memory
 
@@ -88,15 +88,20 @@ class Archive:
             raise Gone(f"snapshot {version} is no longer kept (30 days)")
         return load(bytes(body))
 
-    def _policy(self, version: int, regional: bool) -> CompiledPolicy:
-        """The policy of that version; ``regional`` as the router was that used it."""
+    def _policy(self, version: int, region: str | None) -> CompiledPolicy:
+        """The policy of that version, as the router read it whose queue had this region."""
         try:
             policy = policies.stored(self._database, version)[2]
         except policies.UnknownVersion as error:
             raise Gone(str(error)) from error
-        return CompiledPolicy(policy if regional else msgspec.structs.replace(policy, regions=()))
+        return CompiledPolicy(in_region(policy, region))
 
 
 def snapshot_version(body: dict[str, Any]) -> int:
     """The snapshot a record was made with."""
     return int(str(body["snapshot"]).partition(".")[0])
+
+
+def queue_region(body: dict[str, Any]) -> str | None:
+    """The region of the queue a record names; None where queues have none."""
+    return str(body.get("queue") or "").partition("@")[2] or None

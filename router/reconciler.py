@@ -49,7 +49,7 @@ class Reconciler:
         policy: Callable[[], Policy],
         clock: Clock,
         settings: RouterSettings,
-        queues: Sequence[str],
+        queues: Callable[[], Sequence[str]],
         max_crashes: int,
     ) -> None:
         self._spool = spool
@@ -58,7 +58,7 @@ class Reconciler:
         self._policy = policy
         self._clock = clock
         self._settings = settings
-        self._queues = tuple(queues)
+        self._queues = queues
         self._max_crashes = max_crashes
         self._empty_since: dict[str, float] = {}
         self._warned = False
@@ -100,8 +100,10 @@ class Reconciler:
         return [job_id for job_id in lease.jobs if job_id in marked]
 
     def _chunks(self) -> int:
+        # a region that left the policy still has the chunks it was given
+        queues = tuple(dict.fromkeys((*self._queues(), *self._spool.in_window())))
         try:
-            depths = self._publisher.depths(self._queues)
+            depths = self._publisher.depths(queues)
         except BrokerUnavailable:
             self._empty_since.clear()  # nothing is proven while the broker does not answer
             return 0

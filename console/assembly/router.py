@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-import msgspec
-
 from console.assembly.base import spool_of
 from mailweir.contracts.job import Bucket
 from mailweir.contracts.policy import Policy
@@ -21,7 +19,7 @@ from router.dispatch import Dispatcher, Inputs, Policies
 from router.fast import FastReader
 from router.loop import Loop
 from router.mx import MxReader
-from router.policy.compiled import CompiledPolicy
+from router.policy.compiled import CompiledPolicy, in_region
 from router.reach import ReachReader
 from router.recipients import RecipientLimit
 from router.reconciler import Reconciler
@@ -48,14 +46,13 @@ def router_loop(
         found = watch.in_force()
         if not compiled or compiled[0][0] is not found:
             before = compiled[0][1] if compiled else None
-            compiled[:] = [(found, compile_all(found, settings.region is not None, before))]
+            compiled[:] = [(found, compile_all(found, settings.region, before))]
         ready = compiled[0][1]
         return Inputs(ready, snapshots.get(), fast.get(), reach.watch(ready.live))
 
     def queues() -> tuple[str, ...]:
-        """Every queue jobs may go to: with a region of our own, those of all the policy's regions."""
-        regions = watch.get().regions if settings.region is not None else ()
-        return keys.bucket_queues(regions)
+        """Every queue jobs may go to now: with a region of our own, those of all the policy's regions."""
+        return keys.bucket_queues(in_region(watch.get(), settings.region).regions)
 
     router = settings.router
     return Loop(
@@ -77,7 +74,7 @@ def router_loop(
             watch.get,
             clock,
             router,
-            queues(),
+            queues,
             settings.worker.max_crashes,
         ),
         Windows(client, router),
@@ -88,17 +85,17 @@ def router_loop(
     )
 
 
-def compile_all(found: InForce, regional: bool, before: Policies | None = None) -> Policies:
+def compile_all(found: InForce, own: str | None, before: Policies | None = None) -> Policies:
     """The policies in force, made ready for deciding; one that stays in force keeps its shares in turn.
 
-    Not ``regional``: this installation's processes have no region, so its queues have none either."""
+    ``own``: the region of this installation's processes, see ``in_region``."""
     ready = {p.policy.version: p for p in _all(before)}
 
     def compiled(policy: Policy) -> CompiledPolicy:
         known = ready.get(policy.version)
         if known is not None:
             return known
-        return CompiledPolicy(policy if regional else msgspec.structs.replace(policy, regions=()))
+        return CompiledPolicy(in_region(policy, own))
 
     canary = found.canary
     return Policies(

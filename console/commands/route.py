@@ -115,7 +115,7 @@ def explain(
 
 def _explain_recorded(job_id: str, number: int | None, output: Printed) -> None:
     from console.opening import opened
-    from console.recorded import Archive, Gone, snapshot_version
+    from console.recorded import Archive, Gone, queue_region, snapshot_version
     from mailweir.contracts.ids import parse_id
     from router.policy.replay import replay
 
@@ -127,7 +127,7 @@ def _explain_recorded(job_id: str, number: int | None, output: Printed) -> None:
         archive = Archive(database)
         try:
             found = archive.of_job(wanted, number)
-            policy = archive.policy(int(found.body["policy"]), "@" in str(found.body.get("queue")))
+            policy = archive.policy(int(found.body["policy"]), queue_region(found.body))
             snapshot = archive.snapshot(snapshot_version(found.body))
         except Gone as error:
             fail(f"{job_id}: {error}", Exit.NOT_FOUND)

@@ -80,6 +80,17 @@ def all_queues(settings: Settings) -> tuple[str, ...]:
     return (*(str(name) for name in keys.bucket_queues(regions)), keys.INGRESS)
 
 
+def declared_queue(name: str, *, quorum: bool, **arguments: object) -> Queue:
+    """A queue as kombu declares it; on RabbitMQ a quorum queue."""
+    return Queue(
+        name,
+        exchange=Exchange(""),
+        routing_key=name,
+        durable=True,
+        queue_arguments={"x-queue-type": "quorum", **arguments} if quorum else None,
+    )
+
+
 def declared_queues(settings: Settings, *, quorum: bool) -> list[Queue]:
     """The queues as kombu declares them; on RabbitMQ quorum queues.
 
@@ -87,20 +98,12 @@ def declared_queues(settings: Settings, *, quorum: bool) -> list[Queue]:
     to :data:`INGRESS_DEAD` at least once. A chunk delivered too often may go: its jobs are rows.
     """
 
-    def queue(name: str, **arguments: object) -> Queue:
-        return Queue(
-            name,
-            exchange=Exchange(""),
-            routing_key=name,
-            durable=True,
-            queue_arguments={"x-queue-type": "quorum", **arguments} if quorum else None,
-        )
-
-    queues = [queue(name) for name in all_queues(settings)[:-1]]
+    queues = [declared_queue(name, quorum=quorum) for name in all_queues(settings)[:-1]]
     if quorum:
         queues.append(
-            queue(
+            declared_queue(
                 keys.INGRESS,
+                quorum=True,
                 **{
                     "x-max-length": settings.ingress.max_waiting,
                     "x-max-length-bytes": settings.ingress.max_bytes,
@@ -112,7 +115,7 @@ def declared_queues(settings: Settings, *, quorum: bool) -> list[Queue]:
             )
         )
     else:
-        queues.append(queue(keys.INGRESS))
+        queues.append(declared_queue(keys.INGRESS, quorum=False))
     return queues
 
 

@@ -27,6 +27,7 @@ from mailweir.plumbing import keys
 from mailweir.plumbing.broker import (
     broker_url,
     dead_queue,
+    declared_queue,
     declared_queues,
     is_redis,
     redis_url,
@@ -207,6 +208,7 @@ class _AmqpLine:
         )
         self._lock = threading.Lock()
         self._producer: Producer | None = None
+        self._declared: set[str] = set()  # on this connection
 
     def _ready(self) -> Any:
         """The producer on an open connection, with every queue declared."""
@@ -217,11 +219,13 @@ class _AmqpLine:
         channel = self._connection.default_channel
         for queue in (dead_queue(), *declared_queues(self._settings, quorum=True)):
             queue(channel).declare()
+            self._declared.add(queue.name)
         self._producer = Producer(self._connection.channel(), auto_declare=False)
         return self._producer
 
     def _drop(self) -> None:
         self._producer = None
+        self._declared.clear()
         self._connection.collect(socket_timeout=1)
 
     def publish(self, messages: Sequence[TaskMessage]) -> None:
@@ -229,6 +233,10 @@ class _AmqpLine:
             try:
                 producer = self._ready()
                 producer.connection.heartbeat_check()
+                for name in {message.queue for message in messages} - self._declared:
+                    # of another region: the broker drops what goes to a queue that is not there
+                    declared_queue(name, quorum=True)(producer.connection.default_channel).declare()
+                    self._declared.add(name)
             except self._errors as error:
                 self._drop()
                 raise PublishFailed(

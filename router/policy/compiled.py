@@ -5,12 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from mailweir.contracts.job import Bucket
 from mailweir.contracts.policy import CATCH_ALL_POOL, Affinity, Policy, Pool, Share, Source
 from mailweir.contracts.snapshot import OTHER, PathState, Snapshot
 from router.policy.hashing import seed_of
 from router.policy.isolation import serves
 from router.policy.rules import RuleIndex
+
+
+def in_region(policy: Policy, own: str | None) -> Policy:
+    """The policy as processes of region ``own`` read it. Without one queues have no regions either; with
+    one a policy that lists none has the own region, then those its sources and pools name."""
+    if own is None:
+        return msgspec.structs.replace(policy, regions=()) if policy.regions else policy
+    if policy.regions:
+        return policy
+    named = {s.region for s in policy.sources.values()} | {p.region for p in policy.pools.values()}
+    others = sorted(region for region in named if region and region != own)
+    return msgspec.structs.replace(policy, regions=(own, *others))
+
 
 RELAY_KINDS = frozenset({"relay", "ses", "sendgrid", "mailgun"})
 BUCKETS: tuple[str, ...] = tuple(str(b.value) for b in Bucket)

@@ -53,7 +53,7 @@ class Rig:
             lambda: policy,
             Clock(),
             self.settings.router,
-            (QUEUE,),
+            lambda: (QUEUE,),
             3,
         )
 
