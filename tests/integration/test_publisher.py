@@ -82,6 +82,21 @@ def test_chunks_arrive_whole_and_in_order(settings: Settings) -> None:
     publisher.close()
 
 
+def test_a_queue_that_came_with_a_policy_takes_messages(settings: Settings) -> None:
+    """Of a region that was not configured when the process started: RabbitMQ drops what goes to a queue
+    that nobody declared."""
+    publisher = Publisher(settings)
+    publisher.publish(chunks(2))
+    publisher.publish([*chunks(1), *chunks(3, "bulk@late")])
+    assert publisher.depths(["bulk", "bulk@late"]) == {"bulk": 3, "bulk@late": 3}
+    publisher.close()
+    if not broker_parts.is_redis(broker_parts.broker_url(settings)):
+        with plumbing.make_app(settings).connection_for_write() as connection:
+            broker_parts.declared_queue("bulk@late", quorum=True)(
+                connection.default_channel
+            ).delete()
+
+
 def test_unacked_counts_what_workers_hold(settings: Settings) -> None:
     publisher = Publisher(settings)
     publisher.publish(chunks(5))
