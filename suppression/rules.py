@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mailweir.contracts.events import EventType, Feedback
+from mailweir.contracts.events import UNPROVEN, EventType, Feedback
 from suppression.entries import BadEntry, Entry, Reason, Scope, key_of
 
 DAY = 86400.0
@@ -89,6 +89,8 @@ def fed_back(event: Feedback, who: Subject, at: float) -> Change:
     """What a normalised event changes. A complaint ends all mail of the
     tenant to this address."""
     source = event.event_id[:64]
+    if UNPROVEN in event.tags:
+        return Change()  # anyone can write such a mail about anyone
     if event.type is EventType.COMPLAINED:
         if event.category == "not-spam":
             return Change()  # RFC 5965 feedback-type not-spam says the opposite

@@ -12,7 +12,7 @@ import base64
 import hashlib
 import hmac
 import html
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import redis
 from redis.exceptions import RedisError
@@ -22,12 +22,17 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from mailweir.contracts.events import BounceClass, EventType, Feedback
+from mailweir.contracts.ids import new_ids
+from mailweir.contracts.lifecycle import Mark
 from mailweir.plumbing import keys
 from mailweir.plumbing.clock import REAL, Clock
 from mailweir.plumbing.database import Database, DatabaseUnavailable
-from mailweir.plumbing.events import SUPPRESSION, announce
+from mailweir.plumbing.events import FEEDBACK, SUPPRESSION, announce
 from mailweir.plumbing.install import derive, keyed_hash
+from mailweir.spool.feedback import feedback_row, insert_feedback
 from mailweir.spool.schema import jobs
+from mailweir.spool.store import Spool
 from suppression import store
 from suppression.projection import Projection
 from suppression.rules import unsubscribed
@@ -106,6 +111,7 @@ class _Desk:
         self._secret = secret
         self._clock = clock
         self._projection = Projection(client, database, secret)
+        self._spool = Spool(database)
 
     async def answer(self, request: Request) -> Response:
         token = str(request.path_params["token"])
@@ -144,10 +150,29 @@ class _Desk:
             who.recipient_key, who.tenant, self._clock.now(), f"unsubscribe:{who.job_id}"
         )
         touched = [who.recipient_key]
+        row = self._event(who)
         with self._projection.adding(touched) as conn:
             changed = store.add(conn, entries)
+            told = insert_feedback(conn, row)
+            self._spool.add_mark(who.job_id, Mark.UNSUBSCRIBED, conn)
+        if told:
+            announce(self._redis, FEEDBACK, [row["id"]])
         if changed:
             announce(self._redis, SUPPRESSION, [changed])
+
+    def _event(self, who: Holder) -> dict[str, Any]:
+        """The click as feedback, once per job: it counts in scores, arms and the trace like a relay's."""
+        now = self._clock.now()
+        event = Feedback(
+            f"one-click:{who.job_id}",
+            EventType.UNSUBSCRIBED,
+            "one-click",
+            now,
+            job_id=who.job_id,
+            tenant=who.tenant,
+            cls=BounceClass.NONE,
+        )
+        return feedback_row(new_ids(1)[0], event, recipient_key=who.recipient_key, now=now)
 
     def _too_many(self, host: str) -> bool:
         name = keys.replay_guard("unsubscribe", keyed_hash(self._secret, host))

@@ -60,6 +60,10 @@ class Classification(msgspec.Struct, frozen=True):
     rule: str
 
 
+UNPROVEN = "unproven"
+"""Tag of a report that names a job without our token: counted once, it suppresses nobody and moves no state."""
+
+
 class Feedback(msgspec.Struct, frozen=True, omit_defaults=True):
     """One normalised event from outside (webhook, DSN, ARF); the raw event is kept beside it."""
 
@@ -80,6 +84,9 @@ class Feedback(msgspec.Struct, frozen=True, omit_defaults=True):
     tags: tuple[str, ...] = ()
     url: str | None = None
     user_agent: str | None = None
+    # ids the reporter knows the mail by: our Message-ID, reference or unsubscribe token, the relay's own id;
+    # intake finds the job by them and keeps none
+    message_ids: tuple[str, ...] = ()
 
 
 class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -34,6 +34,9 @@ from mailweir.mail.reply import enhanced_of
 MAX_AGE = 30 * 86400.0
 """An event is believed to be at most this old, seconds."""
 
+_LINK = re.compile(r"/u/([A-Za-z0-9_-]{20,64})")
+"""Our unsubscribe link (suppression.unsubscribe)."""
+
 _TOKEN_HEADERS = (
     "to",
     "delivered-to",
@@ -61,6 +64,21 @@ def parse_report(
     job_id = _job(mail, original, keys, envelope_to, now)
     at = _occurred(mail.header("date"), now)
     digest = _digest(data, mail)
+    return [
+        msgspec.structs.replace(event, message_ids=_references(original))
+        for event in _events(data, mail, original, now, at, digest, job_id)
+    ]
+
+
+def _events(
+    data: bytes,
+    mail: BounceMail,
+    original: dict[str, list[str]],
+    now: float,
+    at: float,
+    digest: str,
+    job_id: int | None,
+) -> list[Feedback]:
     complaints = parse_arf(mail)
     if complaints:
         return [_complaint(c, digest, n, now, job_id) for n, c in enumerate(complaints)]
@@ -86,6 +104,16 @@ def parse_report(
         if failures:
             return [_failure(f, digest, n, at, job_id, "bounce") for n, f in enumerate(failures)]
     return [_nothing(digest, at, job_id)]
+
+
+def _references(original: dict[str, list[str]]) -> tuple[str, ...]:
+    """What the returned copy says of which mail it is: our reference, the token of its unsubscribe link,
+    its Message-ID. Whoever looks the job up decides what each of them proves."""
+    found = [value.strip() for value in original.get("x-mailweir-ref", ())[:1]]
+    for value in original.get("list-unsubscribe", ())[:2]:
+        found.extend(_LINK.findall(value)[:2])
+    found.extend(value.strip().strip("<>")[:255] for value in original.get("message-id", ())[:1])
+    return tuple(dict.fromkeys(text for text in found if text))
 
 
 def _answered(

@@ -41,7 +41,7 @@ def webhook_routes(
     # an empty allow-list lets nobody in: no topic is called ""
     topics = frozenset(settings.feedback.sns_topics) or frozenset({""})
     deps = IntakeDeps(
-        Recorder(database, spool, client),
+        Recorder(database, spool, client, master_key(settings)),
         derive(master_key(settings), "webhook"),
         secret_of,
         Certificates(),
@@ -67,4 +67,4 @@ def mail_intake(
 ) -> MailIntake:
     """Takes reports that come by mail; tokens are the workers' (derived with "verp")."""
     keys = [derive(master_key(settings), "verp")]
-    return MailIntake(Recorder(database, spool, client), keys, clock)
+    return MailIntake(Recorder(database, spool, client, master_key(settings)), keys, clock)

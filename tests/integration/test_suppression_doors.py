@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from mailweir.plumbing.database import Database
 from mailweir.plumbing.redis import begin_epoch
-from mailweir.spool.schema import audit, jobs
+from mailweir.spool.schema import audit, feedback, jobs
 from suppression import store
 from suppression.entries import BadEntry, Entry
 from suppression.guard import Ask, Guard
@@ -83,6 +83,18 @@ def test_get_shows_and_changes_nothing_post_unsubscribes_once(
     asks.append(Ask("reader@example.com", "other", "marketing"))
     answers = Guard(client, database, SECRET).check(asks)
     assert answers == ["unsubscribe", "unsubscribe", None, None]
+
+
+def test_a_click_is_feedback_once(web: TestClient, database: Database) -> None:
+    made, job = token(database)
+    for _ in range(2):
+        assert web.post(f"/u/{made}", data=ONE_CLICK).status_code == 200
+    with database.read() as conn:
+        (row,) = conn.execute(select(feedback)).all()
+        marks = conn.execute(select(jobs.c.marks).where(jobs.c.id == job["id"])).scalar_one()
+    assert (row.job_id, row.type, row.provider) == (job["id"], "unsubscribed", "one-click")
+    assert (row.tenant, row.recipient_key) == ("acme", "reader@example.com")
+    assert marks == "unsubscribed"
 
 
 def test_post_without_the_words_of_rfc_8058_changes_nothing(

@@ -161,6 +161,7 @@ def judge(kind: str, response: httpx.Response) -> _Answer:
     said = printable(response.content, 600)
     heard = f"{kind} said HTTP {status}: {said}"
     if status in (200, 202):
+        said = said or printable(response.headers.get("x-message-id", "").encode(), 100)
         return _Answer("dot", 250, f"250 2.0.0 {kind} took it: {said or 'accepted'}", None, True)
     if status in (401, 403) and not _quota(said):
         return _Answer("auth", 535, f"535 5.7.8 {heard}")

@@ -145,6 +145,16 @@ def address(value: Any) -> str:
     return found
 
 
+def message_ids(*values: Any) -> tuple[str, ...]:
+    """The ids a payload gives a mail (ours or the relay's), without angle brackets; at most 8, bounded."""
+    found = [
+        str(value).strip().strip("<>")
+        for value in values
+        if isinstance(value, (str, int)) and not isinstance(value, bool)
+    ]
+    return tuple(dict.fromkeys(text[:255] for text in found if len(text) >= 8))[:8]
+
+
 def event_id(provider: str, *parts: object) -> str:
     """The dedupe key of an event; long ones are hashed to fit the column."""
     key = ":".join([provider, *(str(p) for p in parts)])

@@ -13,6 +13,7 @@ from reputation.intake.providers.base import (
     event_id,
     judged,
     listed,
+    message_ids,
     moment,
     simple,
     text,
@@ -81,6 +82,7 @@ def read(item: Any, call: Call) -> list[Feedback]:
         url=text(item.get("link")),
         user_agent=text(item.get("user_agent"), 500),
         source=text(item.get("sending_ip"), 64),
+        message_ids=message_ids(item.get("message-id")),
     )
     if event_type in (EventType.BOUNCED, EventType.DEFERRED):
         hard = kind in ("hard_bounce", "invalid_email")

@@ -19,6 +19,7 @@ from reputation.intake.providers.base import (
     event_id,
     form_fields,
     judged,
+    message_ids,
     moment,
     same,
     simple,
@@ -80,6 +81,9 @@ def read(item: Any, call: Call) -> list[Feedback]:
         tags=tags + tuple(map(str, item.get("tags") or ()))[:20],
         url=text(item.get("url")),
         user_agent=text((item.get("client-info") or {}).get("user-agent"), 500),
+        message_ids=message_ids(
+            ((item.get("message") or {}).get("headers") or {}).get("message-id")
+        ),
     )
     if event_type not in (EventType.BOUNCED, EventType.DEFERRED):
         return [simple(event)]
@@ -129,6 +133,9 @@ def from_form(fields: Mapping[str, str]) -> Any:
             "timestamp": fields.get("timestamp", ""),
             "id": fields.get("token"),
             "url": fields.get("url"),
+            "message": {
+                "headers": {"message-id": fields.get("Message-Id") or fields.get("message-id")}
+            },
             "client-info": {"user-agent": fields.get("user-agent")},
             "delivery-status": {
                 "code": int(code) if code.isascii() and code.isdigit() else None,

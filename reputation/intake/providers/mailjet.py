@@ -16,6 +16,7 @@ from reputation.intake.providers.base import (
     event_id,
     judged,
     listed,
+    message_ids,
     moment,
     simple,
     text,
@@ -70,6 +71,9 @@ def read(item: Any, call: Call) -> list[Feedback]:
         tags=tags,
         url=text(item.get("url")),
         user_agent=text(item.get("agent"), 500),
+        message_ids=message_ids(
+            item.get("CustomID"), item.get("Message_GUID"), item.get("MessageID")
+        ),
     )
     if event_type in (EventType.BOUNCED, EventType.DEFERRED):
         reply = " ".join(str(item[k]) for k in ("comment", "smtp_reply") if item.get(k))[:2000]

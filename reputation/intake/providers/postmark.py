@@ -15,6 +15,7 @@ from reputation.intake.providers.base import (
     event_id,
     judged,
     listed,
+    message_ids,
     moment,
     simple,
     text,
@@ -89,6 +90,7 @@ def read(item: Any, call: Call) -> list[Feedback]:
         tags=tags + ((tag,) if tag else ()),
         url=text(item.get("OriginalLink")),
         user_agent=text(item.get("UserAgent"), 500),
+        message_ids=message_ids(item.get("MessageID")),
     )
     if event_type in (EventType.BOUNCED, EventType.DEFERRED):
         reply = text(item.get("Details")) or text(item.get("Description"))

@@ -18,6 +18,7 @@ from reputation.intake.providers.base import (
     check_time,
     event_id,
     judged,
+    message_ids,
     moment,
     same,
     simple,
@@ -97,6 +98,7 @@ def read(item: Any, call: Call) -> list[Feedback]:
             tags=tags,
             url=text((data.get("click") or {}).get("link")),
             user_agent=text((data.get("click") or {}).get("userAgent"), 500),
+            message_ids=message_ids(data.get("email_id"), data.get("message_id")),
         )
         if event_type in (EventType.BOUNCED, EventType.DEFERRED):
             hard = event_type is EventType.BOUNCED and bounce.get("type") == "Permanent"

@@ -19,6 +19,7 @@ from reputation.intake.providers.base import (
     event_id,
     judged,
     listed,
+    message_ids,
     moment,
     simple,
     text,
@@ -100,6 +101,10 @@ def read(item: Any, call: Call) -> list[Feedback]:
         tags=tags + names,
         url=text(item.get("url")),
         user_agent=text(item.get("useragent"), 500),
+        # sg_message_id is the API's X-Message-Id and a suffix that names their machine
+        message_ids=message_ids(
+            item.get("smtp-id"), str(item.get("sg_message_id") or "").partition(".")[0]
+        ),
     )
     reply = text(item.get("reason")) or text(item.get("response"))
     status = text(item.get("status"), 16)

@@ -17,6 +17,7 @@ from reputation.intake.providers.base import (
     address,
     event_id,
     judged,
+    message_ids,
     moment,
     simple,
     text,
@@ -107,6 +108,7 @@ def read(item: Any, call: Call) -> list[Feedback]:
             url=text(detail.get("link")),
             user_agent=text(detail.get("userAgent"), 500),
             remote_host=text(detail.get("remoteMtaIp") or detail.get("reportingMTA"), 255),
+            message_ids=_ids(mail),
         )
         found.append(_completed(record, detail, status, words))
     return found
@@ -126,6 +128,16 @@ def _recipients(kind: str, detail: Any, mail: Any) -> list[tuple[Any, str | None
         ]
     plain = detail.get("recipients") or mail.get("destination") or []
     return [(r, None, None) for r in plain]
+
+
+def _ids(mail: Any) -> tuple[str, ...]:
+    """SES' own id and, where the topic is told to send headers, ours."""
+    ours = [
+        header.get("value")
+        for header in mail.get("headers") or ()
+        if str(header.get("name")).lower() in ("x-mailweir-ref", "message-id")
+    ]
+    return message_ids(*ours, mail.get("messageId"))
 
 
 def _completed(record: Feedback, detail: Any, status: str | None, words: str | None) -> Feedback:

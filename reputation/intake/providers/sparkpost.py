@@ -18,6 +18,7 @@ from reputation.intake.providers.base import (
     event_id,
     judged,
     listed,
+    message_ids,
     moment,
     simple,
     text,
@@ -107,6 +108,7 @@ def read(item: Any, call: Call) -> list[Feedback]:
         user_agent=text(item.get("user_agent"), 500),
         source=text(item.get("sending_ip"), 64),
         remote_host=text(item.get("remote_addr"), 100),
+        message_ids=message_ids(item.get("message_id"), item.get("transmission_id")),
     )
     if event_type in (EventType.BOUNCED, EventType.DEFERRED):
         reply = text(item.get("raw_reason")) or text(item.get("reason"))

@@ -12,16 +12,17 @@ from pathlib import Path
 import httpx
 import pytest
 import redis
-from sqlalchemy import select
+from sqlalchemy import select, update
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from mailweir.contracts.events import BounceClass, EventType, Feedback, Suppress
+from mailweir.contracts.events import UNPROVEN, BounceClass, EventType, Feedback, Suppress
+from mailweir.contracts.ids import format_id
 from mailweir.contracts.lifecycle import State
 from mailweir.mail import verp
 from mailweir.plumbing import keys
 from mailweir.plumbing.database import Database, migrate
-from mailweir.spool.schema import feedback, jobs
+from mailweir.spool.schema import attempts, feedback, jobs
 from mailweir.spool.store import Spool
 from reputation.intake.certificates import Certificates, CertificateUnavailable
 from reputation.intake.http import IntakeDeps, path_token, routes, tenant_of
@@ -29,6 +30,8 @@ from reputation.intake.listener import MailIntake, drain_maildir, drain_mbox, li
 from reputation.intake.providers.base import Refused
 from reputation.intake.record import ORPHAN, Recorder
 from reputation.intake.webhook import MAX_BODY
+from suppression.rules import Change, Subject, fed_back
+from suppression.unsubscribe import make_token
 from tests.contract.spool.helpers import accept, route, send
 from tests.services.needs import free_port
 from tests.unit.intake.test_webhooks import mailgun_body
@@ -308,3 +311,125 @@ def test_webhook_command(tmp_path):
     assert run("parse", "/nonexistent").returncode == 3
     parsed = run("parse", str(DSN / "qmail.eml"))
     assert json.loads(parsed.stdout)[0]["class"] == "hard"
+
+
+# --- which job an event speaks of ---------------------------------------------------------------
+SECRET = b"s" * 32
+
+
+@pytest.fixture
+def knowing(database: Database, spool: Spool) -> Recorder:
+    return Recorder(database, spool, None, SECRET)
+
+
+def two_to_one_person(spool: Spool) -> tuple[int, int]:
+    first, second = sent_job(spool), sent_job(spool)
+    assert first < second
+    return first, second
+
+
+def told(database: Database) -> Feedback:
+    return rows(database)[-1]
+
+
+def message_of(database: Database, job_id: int) -> str:
+    with database.read() as conn:
+        found = conn.execute(select(jobs.c.message_id).where(jobs.c.id == job_id)).scalar_one()
+    return format_id(int(found))
+
+
+def test_a_relay_names_the_older_of_two_mails_by_our_message_id(
+    recorder: Recorder, database: Database, spool: Spool
+) -> None:
+    first, second = two_to_one_person(spool)
+    recorder.record([event(EventType.COMPLAINED)], b"", time.time())
+    assert told(database).job_id == second  # nothing tells them apart: the newest
+    ours = (f"{message_of(database, first)}@example.com",)
+    recorder.record([event(EventType.COMPLAINED, "2", message_ids=ours)], b"", time.time())
+    assert told(database).job_id == first
+    assert told(database).message_ids == ()
+
+
+def test_a_relay_names_the_older_of_two_mails_by_its_own_id(
+    recorder: Recorder, database: Database, spool: Spool
+) -> None:
+    first, second = two_to_one_person(spool)
+    with database.write() as conn:
+        for job_id, name in ((first, "0100018f-aaaa"), (second, "0100018f-bbbb")):
+            reply = f"250 2.0.0 ses took it: {{'MessageId': '{name}'}}"
+            found = update(attempts).where(attempts.c.job_id == job_id).values(reply=reply)
+            assert conn.execute(found).rowcount == 1
+    ids = ("0100018f-aaaa",)
+    recorder.record([event(EventType.DELIVERED, message_ids=ids)], b"", time.time())
+    assert told(database).job_id == first
+
+
+def test_a_relay_that_names_nobody_is_understood_by_our_message_id(
+    recorder: Recorder, database: Database, spool: Spool
+) -> None:
+    first, _ = two_to_one_person(spool)
+    ids = (f"{message_of(database, first)}@example.com",)
+    recorder.record(
+        [event(EventType.COMPLAINED, recipient=None, message_ids=ids)], b"", time.time()
+    )
+    assert told(database).job_id == first
+
+
+def redacted(job: str, message: str, link: str = "") -> bytes:
+    more = f"List-Unsubscribe: <https://m.example.com/u/{link}>\n" if link else ""
+    return (
+        "From: fbl@example.org\nTo: fbl@example.com\nSubject: x\nMIME-Version: 1.0\n"
+        'Content-Type: multipart/report; report-type=feedback-report; boundary="a"\n\n'
+        "--a\nContent-Type: message/feedback-report\n\nFeedback-Type: abuse\nUser-Agent: X/1\n"
+        "Version: 1\n\n--a\nContent-Type: message/rfc822\n\nFrom: news@example.com\nTo: [redacted]\n"
+        f"Message-ID: <{message}@example.com>\nX-Mailweir-Ref: {job}\n{more}Subject: y\n\nz\n--a--\n"
+    ).encode()
+
+
+def test_a_redacted_complaint_finds_its_job_but_a_bare_reference_suppresses_nobody(
+    knowing: Recorder, database: Database, spool: Spool
+) -> None:
+    job_id = sent_job(spool)
+    intake = MailIntake(knowing, [KEY])
+    message = message_of(database, job_id)
+    intake.take(redacted(format_id(job_id), message))
+    found = told(database)
+    assert (found.job_id, found.type, found.suppress) == (job_id, EventType.COMPLAINED, None)
+    assert UNPROVEN in found.tags
+    assert fed_back(found, Subject("user0@gmail.com", "", "acme"), 1.0) == Change()
+    again = redacted(format_id(job_id), message).replace(b"Subject: x", b"Subject: again")
+    assert intake.take(again).duplicates == 1  # said twice, counted once
+
+
+def test_the_unsubscribe_link_in_a_redacted_complaint_proves_the_job(
+    knowing: Recorder, database: Database, spool: Spool
+) -> None:
+    job_id = sent_job(spool)
+    with database.read() as conn:
+        columns = (jobs.c.tenant, jobs.c.bucket, jobs.c.recipient_key)
+        row = conn.execute(select(*columns).where(jobs.c.id == job_id)).one()
+    link = make_token(SECRET, job_id, *row)
+    intake = MailIntake(knowing, [KEY])
+    intake.take(redacted("x", "y", link[:-1] + ("A" if link[-1] != "A" else "E")))
+    assert told(database).job_id is None  # forged, and no reference
+    intake.take(redacted("x", "z", link).replace(b"Subject: x", b"Subject: b"))
+    found = told(database)
+    assert (found.job_id, found.suppress, UNPROVEN in found.tags) == (
+        job_id,
+        Suppress("recipient", None),
+        False,
+    )
+
+
+def test_an_unproven_bounce_moves_no_state(
+    knowing: Recorder, database: Database, spool: Spool
+) -> None:
+    job_id = sent_job(spool)
+    data = (DSN / "postfix-unknown.eml").read_bytes()
+    head, _, rest = data.rpartition(b"Subject:")
+    mail = head + b"X-Mailweir-Ref: " + format_id(job_id).encode() + b"\nSubject:" + rest
+    MailIntake(knowing, [KEY]).take(mail)
+    assert told(database).job_id == job_id
+    job = spool.job(job_id)
+    assert job is not None
+    assert job.state == State.SENT
