@@ -77,6 +77,13 @@ def webhook_command(
         fail(f"not a payload of {provider}: {error}", Exit.FAILURE)
     if secret is None:
         sys.stderr.write("verified: null (no --secret-file)\n")
+    if taken.subscription is not None:
+        from reputation.intake.confirmation import BY_HAND
+
+        sys.stderr.write(
+            "SNS asks to confirm a subscription: the running stack does it for a topic in "
+            f"feedback.sns_topics; without feedback.sns_confirm {BY_HAND}\n"
+        )
     for problem in taken.problems:
         sys.stderr.write(f"skipped: {problem}\n")
     _print(taken.events, output)

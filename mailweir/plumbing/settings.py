@@ -315,6 +315,10 @@ class FeedbackSettings(Section):
         default_factory=list,
         description="ARNs of the SNS topics that may speak for SES; none: no SES webhook is taken.",
     )
+    sns_confirm: bool = Field(
+        True,
+        description="Confirm the subscription of a topic in feedback.sns_topics when SNS asks, by SNS's own URL.",
+    )
     host: str = Field("127.0.0.1", description="Address the bounce listener listens on.")
     port: int = Field(
         0, ge=0, le=65535, description="Port of the bounce listener (SMTP or LMTP); 0: none."

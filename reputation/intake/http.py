@@ -28,9 +28,10 @@ from mailweir.plumbing.clock import REAL, Clock
 from mailweir.plumbing.database import DatabaseUnavailable
 from mailweir.plumbing.secrets import SecretUnavailable
 from reputation.intake.certificates import CertificateUnavailable
+from reputation.intake.confirmation import BY_HAND, ConfirmationUnavailable
 from reputation.intake.providers import UnknownProvider
 from reputation.intake.record import Recorder
-from reputation.intake.webhook import MAX_BODY, BadPayload, Refused, TooLarge, handle
+from reputation.intake.webhook import MAX_BODY, BadPayload, Refused, Taken, TooLarge, handle
 
 REPLAY_SECONDS = 7200
 """How long an id that comes once is remembered: signed times are believed for 5 minutes, SNS's for an hour."""
@@ -76,6 +77,7 @@ class IntakeDeps:
     client: redis.Redis | None = None
     clock: Clock = REAL
     topics: frozenset[str] = field(default_factory=frozenset)
+    confirm: Callable[[str], None] | None = None  # of SNS subscriptions; None: an operator does it
 
 
 class Intake:
@@ -110,6 +112,8 @@ class Intake:
             )
             if taken.once and self._seen(provider, taken.once):
                 return JSONResponse({"new": 0, "duplicates": len(taken.events), "orphans": 0})
+            if taken.subscription is not None:
+                return self._subscribe(taken, provider, tenant)
             done = deps.recorder.record(taken.events, body, deps.clock.now(), tenant=tenant)
         except UnknownProvider as error:
             return _answer(404, str(error))
@@ -122,7 +126,9 @@ class Intake:
         except BadPayload as error:
             _REFUSED.labels(provider, "payload").inc()
             return _answer(400, str(error))
-        except (DatabaseUnavailable, SecretUnavailable, CertificateUnavailable) as error:
+        except (
+            DatabaseUnavailable, SecretUnavailable, CertificateUnavailable, ConfirmationUnavailable,
+        ) as error:  # fmt: skip
             _log.warning("webhook cannot be taken now", provider=provider, why=str(error))
             return JSONResponse({"error": "try again later"}, 503, {"Retry-After": "30"})
         if taken.once:
@@ -132,6 +138,18 @@ class Intake:
                 "webhook items not understood", provider=provider, count=len(taken.problems)
             )
         return JSONResponse({**done._asdict(), "problems": taken.problems[:20]})
+
+    def _subscribe(self, taken: Taken, provider: str, tenant: str) -> Response:
+        """A signed question whether an allowed topic may speak here. Raises ``Refused`` and
+        ``ConfirmationUnavailable``."""
+        if self._deps.confirm is None:
+            _log.warning("SNS subscription", provider=provider, tenant=tenant, how=BY_HAND)
+            return JSONResponse({"subscription": "waiting", "how": BY_HAND}, 202)
+        self._deps.confirm(taken.subscription or "")
+        if taken.once:
+            self._remember(provider, taken.once)
+        _log.info("SNS subscription confirmed", provider=provider, tenant=tenant)
+        return JSONResponse({"subscription": "confirmed"})
 
     def _seen(self, provider: str, once: str) -> bool:
         """Whether this id came before. Without Redis: no, and the event ids hold the line."""

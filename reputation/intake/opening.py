@@ -14,6 +14,7 @@ from mailweir.plumbing.secrets import Secrets
 from mailweir.plumbing.settings import Settings
 from mailweir.spool.store import Spool
 from reputation.intake.certificates import Certificates
+from reputation.intake.confirmation import Confirmation
 from reputation.intake.http import IntakeDeps, path_token, routes
 from reputation.intake.listener import MailIntake, listener
 from reputation.intake.providers import webhook
@@ -48,6 +49,7 @@ def webhook_routes(
         client=client,
         clock=clock,
         topics=topics,
+        confirm=Confirmation() if settings.feedback.sns_confirm else None,
     )
     return routes(deps)
 

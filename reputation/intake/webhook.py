@@ -35,12 +35,14 @@ class TooLarge(BadPayload):
 
 class Taken(NamedTuple):
     """What a call held: its events, a sentence per item nobody could read, whether it was verified (None:
-    nobody asked), and the id that may come only once."""
+    nobody asked), the id that may come only once, and the URL that confirms a subscription, not yet
+    checked."""
 
     events: list[Feedback]
     problems: list[str]
     verified: bool | None
     once: str | None
+    subscription: str | None = None
 
 
 def handle(
@@ -78,7 +80,8 @@ def handle(
             events.extend(found.read(item, call))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             problems.append(f"item {number}: {type(error).__name__}: {str(error)[:80]}")
-    return Taken(events, problems, None if secret is None else True, once)
+    wish = found.subscription(payload) if found.subscription is not None else None
+    return Taken(events, problems, None if secret is None else True, once, wish)
 
 
 def _secrets(secret: str | None) -> tuple[str, ...]:

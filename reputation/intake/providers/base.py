@@ -63,6 +63,7 @@ class Webhook(NamedTuple):
     items: Callable[[Any, Call], list[Any]]
     read: Callable[[Any, Call], list[Feedback]]
     form: Callable[[Mapping[str, str]], Any] | None = None  # from a form post to the JSON's shape
+    subscription: Callable[[Any], str | None] | None = None  # the URL that confirms a subscription
 
 
 def same(left: str | bytes, right: str | bytes) -> bool:

@@ -174,4 +174,4 @@ def _opted_out(detail: Any) -> bool:
     )
 
 
-WEBHOOK = Webhook(NAME, sns.verify, items, read)
+WEBHOOK = Webhook(NAME, sns.verify, items, read, subscription=sns.subscription)

@@ -1,8 +1,9 @@
 """Amazon SNS messages: their signature (docs.aws.amazon.com/sns,
 "Verifying the signatures of Amazon SNS messages").
 
-The certificate is fetched only from SNS's own hosts, by a function the caller gives, without redirects;
-``SubscribeURL`` is never fetched: a subscription is confirmed by an operator who knows the topic.
+The certificate is fetched only from SNS's own hosts, by a function the caller gives, without redirects; so is
+``SubscribeURL``, of a signed message for a topic on the allow-list, where the settings say so
+(``reputation.intake.confirmation``).
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ from reputation.intake.providers.base import Call, Refused
 CERTIFICATE_URL = re.compile(
     r"https://sns\.[a-z0-9-]{3,}\.amazonaws\.com(?:\.cn)?/SimpleNotificationService-[0-9a-f]+\.pem"
 )
+SUBSCRIBE_URL = re.compile(
+    r"https://sns\.[a-z0-9-]{3,}\.amazonaws\.com(?:\.cn)?/\?[A-Za-z0-9&=%:._~+-]{1,2000}"
+)
+"""SNS's ConfirmSubscription: its host, no port, no user, no path, no fragment."""
+
 OLDEST = 3600.0
 """Seconds after which a message is a replay; SNS itself retries for about 23 days, but says so anew."""
 
@@ -30,6 +36,13 @@ def signed_text(message: dict[str, Any]) -> bytes:
     """What SNS signs: the named fields in order, each name and value on its own line."""
     names = _NOTIFICATION if message.get("Type") == "Notification" else _CONFIRMATION
     return "".join(f"{n}\n{message[n]}\n" for n in names if message.get(n) is not None).encode()
+
+
+def subscription(payload: Any) -> str | None:
+    """The URL that confirms a subscription; None for any other message."""
+    if not isinstance(payload, dict) or payload.get("Type") != "SubscriptionConfirmation":
+        return None
+    return str(payload.get("SubscribeURL") or "")[:2200]
 
 
 def verify(call: Call) -> str:
