@@ -90,7 +90,12 @@ def webhook_command(
 
 
 def path_command(
-    provider: Annotated[str, typer.Argument(help="ses, sendgrid, mailgun, postmark, ...")],
+    provider: Annotated[
+        str,
+        typer.Argument(
+            help="ses, sendgrid, mailgun, postmark, ... or seeds, for results of seed-inbox tests."
+        ),
+    ],
     tenant: Annotated[str, typer.Argument(help="Tenant whose events come there.")] = "default",
 ) -> None:
     """Print the URL a relay is to post a tenant's events to; nobody can guess it."""

@@ -36,7 +36,7 @@ from reputation.intake.webhook import MAX_BODY, BadPayload, Refused, Taken, TooL
 REPLAY_SECONDS = 7200
 """How long an id that comes once is remembered: signed times are believed for 5 minutes, SNS's for an hour."""
 
-_REFUSED = prometheus_client.Counter(
+REFUSED = prometheus_client.Counter(
     "mailweir_feedback_refused", "Webhook calls refused.", ["provider", "why"]
 )
 _log = structlog.get_logger(__name__)
@@ -91,10 +91,10 @@ class Intake:
         provider = request.path_params["provider"]
         tenant = tenant_of(self._deps.key, provider, request.path_params["token"])
         if tenant is None:
-            return _answer(404, "no such path")
-        body = await _body(request)
+            return answer(404, "no such path")
+        body = await read_body(request)
         if body is None:
-            return _answer(413, f"more than {MAX_BODY} bytes")
+            return answer(413, f"more than {MAX_BODY} bytes")
         headers = {name.lower(): value for name, value in request.headers.items()}
         return await run_in_threadpool(self._take, provider, tenant, headers, body)
 
@@ -116,16 +116,16 @@ class Intake:
                 return self._subscribe(taken, provider, tenant)
             done = deps.recorder.record(taken.events, body, deps.clock.now(), tenant=tenant)
         except UnknownProvider as error:
-            return _answer(404, str(error))
+            return answer(404, str(error))
         except Refused as error:
-            _REFUSED.labels(provider, "forged").inc()
+            REFUSED.labels(provider, "forged").inc()
             _log.warning("webhook refused", provider=provider, tenant=tenant, why=str(error))
-            return _answer(401, "not authentic")
+            return answer(401, "not authentic")
         except TooLarge as error:
-            return _answer(413, str(error))
+            return answer(413, str(error))
         except BadPayload as error:
-            _REFUSED.labels(provider, "payload").inc()
-            return _answer(400, str(error))
+            REFUSED.labels(provider, "payload").inc()
+            return answer(400, str(error))
         except (
             DatabaseUnavailable, SecretUnavailable, CertificateUnavailable, ConfirmationUnavailable,
         ) as error:  # fmt: skip
@@ -170,7 +170,7 @@ class Intake:
             _log.info("replay guard not set", why=type(error).__name__)
 
 
-async def _body(request: Request) -> bytes | None:
+async def read_body(request: Request) -> bytes | None:
     """The body, or None as soon as it is too long."""
     chunks: list[bytes] = []
     size = 0
@@ -182,7 +182,8 @@ async def _body(request: Request) -> bytes | None:
     return b"".join(chunks)
 
 
-def _answer(status: int, why: str) -> Response:
+def answer(status: int, why: str) -> Response:
+    """A refusal in JSON."""
     return JSONResponse({"error": why}, status)
 
 

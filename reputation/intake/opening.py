@@ -13,6 +13,7 @@ from mailweir.plumbing.install import derive, master_key
 from mailweir.plumbing.secrets import Secrets
 from mailweir.plumbing.settings import Settings
 from mailweir.spool.store import Spool
+from reputation.intake import seeds
 from reputation.intake.certificates import Certificates
 from reputation.intake.confirmation import Confirmation
 from reputation.intake.http import IntakeDeps, path_token, routes
@@ -23,7 +24,7 @@ from reputation.intake.record import Recorder
 
 def webhook_path(settings: Settings, provider: str, tenant: str) -> str:
     """The path a relay is to post a tenant's events to. Raises ``UnknownProvider``."""
-    name = webhook(provider).name
+    name = provider if provider == seeds.NAME else webhook(provider).name
     token = path_token(derive(master_key(settings), "webhook"), name, tenant)
     return f"/v1/feedback/{name}/{token}"
 
@@ -51,7 +52,8 @@ def webhook_routes(
         topics=topics,
         confirm=Confirmation() if settings.feedback.sns_confirm else None,
     )
-    return routes(deps)
+    door = seeds.SeedDeps(database, deps.key, secret_of, clock)
+    return [*seeds.routes(door), *routes(deps)]
 
 
 def bounce_listener(
