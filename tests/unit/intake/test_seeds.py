@@ -11,6 +11,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from mailweir.contracts.policy import Policy
 from mailweir.plumbing.database import Database, migrate
 from reputation.history import refresh_signals
 from reputation.intake import seeds
@@ -44,7 +45,7 @@ PATH = f"/v1/feedback/seeds/{path_token(KEY, 'seeds', 'acme')}"
 
 
 def kept(database: Database) -> dict[tuple[str, str], float]:
-    book = Book()
+    book = Book(Policy({}, {}))
     refresh_signals(database, book)
     return book.placement
 
