@@ -12,7 +12,7 @@ import asyncio
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,8 +45,8 @@ CLEARED_FOR = 0.4
 """Real seconds an answer of the suppression list holds: a bounce recorded now stops every RCPT later
 than 1 s after (S60), of which the projection takes its part."""
 ROUTER_LOOKS = 0.25
-"""Real seconds until the router surely looks at a path anew; a job sent back before that meets the same
-decision."""
+"""Real seconds after which the router has surely looked at a path anew; a job sent back before that meets
+the same decision."""
 BLIND_WAIT = 5.0
 """Real seconds a job stays away while neither Redis nor SQL can say whether it may go."""
 
@@ -72,6 +72,7 @@ class Purse:
     grant: Grant | None = None
     left: int = 0
     good_until: float = 0.0  # policy time until which the tokens may be used
+    promised: deque[float] = field(default_factory=deque)  # when more tokens, ours too, are there
     places: deque[float] = field(default_factory=deque)  # for those without a token
     cleared: dict[int, tuple[float, str | None]] = field(default_factory=dict)
 
@@ -80,6 +81,11 @@ class Purse:
         given for it before."""
         while self.places and self.places[0] <= now:
             self.places.popleft()
+        while self.promised and self.promised[0] <= now:
+            self.promised.popleft()
+            self.left += 1
+        arrived = max(0, arrived - len(self.promised))
+        waited = min(waited, arrived)
         if self.left >= arrived or (
             self.left >= waited and self.left + len(self.places) >= arrived
         ):
@@ -95,6 +101,7 @@ class _Entry:
     purse: Purse
     said: asyncio.Future[Refusal | None] = field(repr=False)
     waited: bool = False
+    paid: Grant | None = None  # whose promised token is its own, from ``place`` on
     place: float = 0.0  # 0: it may go
 
 
@@ -129,9 +136,9 @@ class Gate:
     async def enter(self, job: Job, purse: Purse, may_wait: Callable[[], bool]) -> Refusal | None:
         """None: go now. Waits for a token as long as allowed; ``may_wait`` is asked before each wait."""
         end = time.monotonic() + self._max_wait
-        waited = False
+        waited, paid = False, None
         while True:
-            entry = _Entry(job, purse, asyncio.get_running_loop().create_future(), waited)
+            entry = _Entry(job, purse, asyncio.get_running_loop().create_future(), waited, paid)
             waited = True
             self._arrived.append(entry)
             if self._flushing is None:
@@ -142,33 +149,50 @@ class Gate:
                 return refusal
             if not entry.place:
                 return None
+            paid = entry.paid
             wait = max(0.0, self._clock.real(entry.place - self._clock.now()))
             late = time.monotonic() + wait > end
             if late or not may_wait() or not await self._wait(purse.chunk_id, wait):
                 purse.jobs.pop(job.id, None)
-                return self._away(purse, entry.place)
+                if paid is not None:
+                    self._give_back(paid, 1)
+                return await self._away(job, purse, entry.place)
 
-    def _away(self, purse: Purse, place: float) -> Refusal:
+    async def _away(self, job: Job, purse: Purse, place: float) -> Refusal:
         """A job that cannot wait here. Its path was shut after it was routed: it is routed anew at once,
-        another way may be open (S35). Else it is held until its place, as is one that was routed this
-        way though the router could know: so nothing goes back and forth."""
+        another way may be open (S35), and before what is due later than it. Else it is held until its
+        place, as is one that was routed this way though the router could know: so nothing goes back
+        and forth."""
         grant, clock = purse.grant, self._clock
         if grant is not None and grant.shut is not None and not grant.local:
             routed = clock.at(made_at(purse.chunk_id))
             if routed < grant.shut + self._reroute * clock.rate:
                 GATED.labels("rerouted").inc()
-                due = clock.now() + ROUTER_LOOKS * clock.rate
+                known = ROUTER_LOOKS - clock.real(clock.now() - grant.shut)
+                await asyncio.sleep(max(0.0, min(known, ROUTER_LOOKS)))
                 path = f"{purse.ask.source} to {purse.ask.provider}"
+                due = max(job.accepted_at, job.meta.send_at or 0.0)
                 return Refusal(State.DUE, due, f"path shut: {path}")
         GATED.labels("held").inc()
         return Refusal(State.HELD, place, f"throttle: {grant.layer if grant else None}")
 
-    async def admit(self, purse: Purse) -> bool:
-        """Whether anything may go now: asked before a connection is opened, so that a path that must
-        not be tried is not even dialled, and a half-open one by its one probe only. Marks nothing."""
-        if not purse.left or self._clock.now() > purse.good_until:
-            await self._fill({purse: (1, 0)})
-        return purse.left > 0
+    async def admit(self, purse: Purse, may_wait: Callable[[], bool]) -> bool:
+        """Whether anything may go: asked before a connection is opened, so that a path that must not be
+        tried is not even dialled, and a half-open one by its one probe only. Where a rate alone binds
+        it waits for the first token, as long as a mail may. Marks nothing."""
+        end = time.monotonic() + self._max_wait
+        while True:
+            if not purse.left or self._clock.now() > purse.good_until:
+                await self._fill({purse: (1, 0)})
+            grant = purse.grant
+            if purse.left > 0 or grant is None or grant.shut is not None:
+                return purse.left > 0
+            ahead = [*list(purse.promised)[:1], *list(purse.places)[:1]]
+            place = min(ahead) if ahead else grant.available
+            wait = max(0.0, self._clock.real(place - self._clock.now()))
+            late = time.monotonic() + wait > end
+            if late or not may_wait() or not await self._wait(purse.chunk_id, wait):
+                return False
 
     async def leave(self, chunk_id: int, purses: Iterable[Purse]) -> None:
         """The chunk is done: what it did not use goes back."""
@@ -177,7 +201,8 @@ class Gate:
             await self._return(purse)
 
     async def _return(self, purse: Purse) -> None:
-        left, purse.left = purse.left, 0
+        left, purse.left = purse.left + len(purse.promised), 0
+        purse.promised.clear()
         if left and purse.grant is not None:
             await self._limiter.give_back(purse.grant, left)
 
@@ -220,17 +245,30 @@ class Gate:
         groups: dict[Purse, list[_Entry]] = defaultdict(list)
         for entry in batch:
             groups[entry.purse].append(entry)
-        askers = {p: (len(some), sum(e.waited for e in some)) for p, some in groups.items()}
+        now = self._clock.now()
+        for entry in batch:
+            if entry.paid is not None and now > entry.paid.at + tokens.HOLD_MAX:
+                self._give_back(entry.paid, 1)  # it came too late to its token
+                entry.paid = None
+        asking = {p: [e for e in some if e.paid is None] for p, some in groups.items()}
+        askers = {p: (len(some), sum(e.waited for e in some)) for p, some in asking.items()}
         await asyncio.gather(self._clear(batch, groups), self._fill(askers))
         going: list[_Entry] = []
         for purse, some in groups.items():
             for entry in sorted(some, key=lambda e: not e.waited):
                 if reason := purse.cleared[entry.job.id][1]:
                     GATED.labels("suppressed").inc()
+                    if entry.paid is not None:
+                        self._give_back(entry.paid, 1)
                     _answer(entry, Refusal(State.REFUSED, None, f"suppressed: {reason}"))
+                elif entry.paid is not None:
+                    going.append(entry)
                 elif purse.left:
                     purse.left -= 1
                     going.append(entry)
+                elif purse.promised and purse.grant is not None:
+                    entry.place, entry.paid = purse.promised.popleft(), purse.grant
+                    _answer(entry, None)
                 else:
                     # none: the tokens ran out while the list was asked, so it asks again at once
                     entry.place = purse.places.popleft() if purse.places else self._clock.now()
@@ -262,32 +300,43 @@ class Gate:
         arrived, and those among them that have waited."""
         now = self._clock.now()
         wanted: list[tuple[Purse, int]] = []
+        waiting: list[int] = []
         for purse, (arrived, waited) in askers.items():
-            if purse.left and now > purse.good_until:
+            if (purse.left or purse.promised) and now > purse.good_until:
                 await self._return(purse)
             if count := purse.asks(arrived, waited, now):
                 wanted.append((purse, count))
-        grants = await self._limiter.take([(purse.ask, count) for purse, count in wanted])
+                waiting.append(min(count, arrived))
+        asks = [(purse.ask, count) for purse, count in wanted]
+        grants = await self._limiter.take(asks, waiting)
         for (purse, _), grant in zip(wanted, grants, strict=True):
-            if purse.left:
+            if purse.left or purse.promised:
                 # tokens of two grants: the older one's time binds both
                 purse.left += grant.granted
             else:
                 purse.left = grant.granted
                 # a probe has a lease of its own: it is held until the path has answered, or did not
                 purse.good_until = math.inf if grant.probe else grant.at + tokens.HOLD_MAX
+            purse.promised.extend(grant.promised)
             purse.grant = grant
             purse.places = deque(sorted((*purse.places, *grant.places)))
-            if grant.granted and not grant.probe:
+            if (grant.granted or grant.promised) and not grant.probe:
                 delay = self._clock.real(tokens.HOLD_MAX)
                 asyncio.get_running_loop().call_later(delay, self._expire, purse, grant)
 
     def _expire(self, purse: Purse, grant: Grant) -> None:
         """Nobody used the rest of a grant in time."""
-        if purse.left and purse.grant is grant:
-            task = asyncio.create_task(self._return(purse))
-            self._returning.add(task)
-            task.add_done_callback(self._returning.discard)
+        if (purse.left or purse.promised) and purse.grant is grant:
+            self._later(self._return(purse))
+
+    def _give_back(self, grant: Grant, count: int) -> None:
+        """Tokens of a grant nobody will use."""
+        self._later(self._limiter.give_back(grant, count))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._returning.add(task)
+        task.add_done_callback(self._returning.discard)
 
     async def _mark(self, going: list[_Entry]) -> None:
         """Book before the act: from here on a crash makes these jobs uncertain (N41)."""

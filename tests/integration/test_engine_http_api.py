@@ -82,7 +82,8 @@ async def test_a_429_defers_one_job_and_holds_the_path_for_the_others(
             spent = len(rig.attempts())
             assert states[State.DEFERRED] in (1, 2), "only those that were really refused"
             assert states[State.SENT] == len(api.taken)
-            assert states[State.HELD] == 12 - states[State.DEFERRED] - states[State.SENT]
+            away = states[State.HELD] + states[State.DUE]  # asked to wait; another way may be free
+            assert away == 12 - states[State.DEFERRED] - states[State.SENT]
             assert spent == states[State.DEFERRED] + states[State.SENT] == api.asked
             for job in map(rig.spool.job, ids):
                 assert job is not None
@@ -93,8 +94,9 @@ async def test_a_429_defers_one_job_and_holds_the_path_for_the_others(
             assert hold is not None
             assert float(hold) >= begin + 120
             later = rig.accept(["late@rcpt.test"], body=BODY)
-            await asyncio.gather(*(worker.engine.work(c) for c in rig.settle(source=kind)))
-            assert rig.states(later) == {State.HELD: 1}
+            chunks = rig.settle(source=kind, routed_in=5.0)  # it waits, whatever the router thinks
+            await asyncio.gather(*(worker.engine.work(c) for c in chunks))
+            assert rig.states(later)[State.HELD] == 1
             assert api.asked == spent, "the path waits: the API is not asked"
     deferred = [a for a in rig.attempts() if a["outcome"] == "deferred"]
     assert {a["category"] for a in deferred} == {"rate_limited"}

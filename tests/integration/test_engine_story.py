@@ -146,11 +146,9 @@ async def test_five_refused_connections_open_the_breaker_and_jobs_are_routed_ane
     assert job is not None
     assert (job.state, job.attempts) == (State.DUE, 0)
     assert job.reason == "path shut: mx1 to sim.example"
-    assert job.due_at is not None
-    assert job.due_at - rig.clock.now() < 0.5
+    assert job.due_at == job.accepted_at, "before what is due later than it"
 
     # routed this way once more by a router that could have known: it does not go back and forth
-    await asyncio.sleep(max(0.0, job.due_at - rig.clock.now()))
     await house.deliver(rig.settle(routed_in=5.0))
     job = rig.spool.job(more[0])
     assert job is not None
