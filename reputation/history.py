@@ -16,7 +16,7 @@ from reputation.policy.outage import Watch
 from reputation.policy.warmup import Warming
 
 PATH, WARM, HABITS, WATCH = "path:", "warm:", "habits:", "symptoms:"
-PLACEMENT, LISTED = "placement:", "listed:"
+PLACEMENT, LISTED, FAULTS = "placement:", "listed:", "faults:"
 
 _path = msgspec.json.Decoder(Path).decode
 _warm = msgspec.json.Decoder(Warming).decode
@@ -74,16 +74,20 @@ def restore(database: Database, book: Book) -> None:
 
 
 def read_signals(rows: Iterable[Any], book: Book) -> None:
-    """Seed-inbox placement and blocklistings, written by their own intake (see reputation.signals)."""
+    """Seed-inbox placement, blocklistings and faults of own addresses, written by their own intake (see
+    reputation.signals)."""
     placement: dict[tuple[str, str], float] = {}
     listed: dict[str, str] = {}
+    faults: dict[str, tuple[str, ...]] = {}
     for key, body in rows:
         if key.startswith(PLACEMENT):
             source, provider = key.removeprefix(PLACEMENT).split("|")
             placement[(source, provider)] = float(body)
         elif key.startswith(LISTED):
             listed[key.removeprefix(LISTED)] = msgspec.json.decode(body, type=str)
-    book.placement, book.listed = placement, listed
+        elif key.startswith(FAULTS):
+            faults[key.removeprefix(FAULTS)] = msgspec.json.decode(body, type=tuple[str, ...])
+    book.placement, book.listed, book.faults = placement, listed, faults
 
 
 def refresh_signals(database: Database, book: Book) -> None:
@@ -91,7 +95,9 @@ def refresh_signals(database: Database, book: Book) -> None:
     with database.read() as conn:
         rows = conn.execute(
             select(table.c.key, table.c.body).where(
-                table.c.key.startswith(PLACEMENT) | table.c.key.startswith(LISTED)
+                table.c.key.startswith(PLACEMENT)
+                | table.c.key.startswith(LISTED)
+                | table.c.key.startswith(FAULTS)
             )
         ).all()
     read_signals(rows, book)

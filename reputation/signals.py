@@ -11,10 +11,10 @@ import msgspec
 from mailweir.plumbing.database import Database
 from mailweir.plumbing.events import drop, put
 from mailweir.spool.schema import counters
-from reputation.history import LISTED, PLACEMENT
+from reputation.history import FAULTS, LISTED, PLACEMENT
 from reputation.policy.placement import BadResults, Seed, checked, shares
 
-__all__ = ["BadResults", "keep_listings", "keep_placement", "read_results"]
+__all__ = ["BadResults", "keep_faults", "keep_listings", "keep_placement", "read_results"]
 
 
 def read_results(text: str) -> list[Seed]:
@@ -57,3 +57,14 @@ def keep_listings(
         for source, zone in listed.items():
             body = msgspec.json.encode(zone).decode()
             put(conn, counters, "key", f"{LISTED}{source}", body=body, updated_at=now)
+
+
+def keep_faults(
+    database: Database, faults: dict[str, tuple[str, ...]], known: Sequence[str], now: float
+) -> None:
+    """Store which checks of their own names and certificates sources fail; the other ``known`` ones none."""
+    with database.write() as conn:
+        drop(conn, counters, "key", [f"{FAULTS}{name}" for name in known if name not in faults])
+        for source, checks in faults.items():
+            body = msgspec.json.encode(checks).decode()
+            put(conn, counters, "key", f"{FAULTS}{source}", body=body, updated_at=now)

@@ -1,4 +1,5 @@
-"""Asks DNS about our own sources and keeps what it finds; a listing takes a source out of rotation."""
+"""Asks DNS and the listeners at our own addresses, and keeps what it finds: a listing takes a source out of
+rotation, a fault of its names or its certificate weighs on its scores."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import dns.exception
 import dns.nameserver
 import dns.resolver
 import dns.reversename
+import msgspec
 import prometheus_client
 import structlog
 
@@ -19,15 +21,24 @@ from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.database import Database, DatabaseUnavailable
 from mailweir.plumbing.policies import NoPolicy
 from mailweir.plumbing.settings import Settings
-from reputation.policy.watch import ZONES, Answers, Finding, findings, question
-from reputation.signals import keep_listings
+from reputation import certificate_look
+from reputation.policy.watch import (
+    CHECKS,
+    ZONES,
+    Answers,
+    Certificate,
+    Finding,
+    findings,
+    question,
+)
+from reputation.signals import keep_faults, keep_listings
 
 _FOUND = prometheus_client.Gauge(
     "mailweir_source_findings",
     "1 while a check of an own source finds something.",
     ["source", "check"],
 )
-_CHECKS = ("dnsbl", "ptr", "fcrdns", "ehlo")
+Look = Callable[[str, int, float], Certificate | None]
 _log = structlog.get_logger(__name__)
 
 
@@ -35,13 +46,20 @@ class SourceWatch:
     """Looks at the own sources every so often; sources at private addresses have nothing to look up."""
 
     def __init__(
-        self, settings: Settings, database: Database, policy: Callable[[], Policy], clock: Clock
+        self,
+        settings: Settings,
+        database: Database,
+        policy: Callable[[], Policy],
+        clock: Clock,
+        look_at: Look = certificate_look.look,
     ) -> None:
         self._every = settings.reputation.watch_every
         self._hostname = settings.smtp.hostname or socket.getfqdn()
         self._database = database
         self._policy = policy
         self._clock = clock
+        self._tls = settings.reputation
+        self._look_at = look_at
         self._resolver = dns.resolver.Resolver(configure=not settings.dns.nameservers)
         if settings.dns.nameservers:
             places = [_place(text) for text in settings.dns.nameservers]
@@ -74,8 +92,15 @@ class SourceWatch:
                     self._hostname,
                     self._database,
                     self._clock.now(),
+                    certificates=self._certificates(source.ip),
+                    days=self._tls.watch_certificate_days,
                 )
         return found
+
+    def _certificates(self, ip: str) -> tuple[Certificate, ...]:
+        """What the listeners at one address show, where there are any."""
+        seen = (self._look_at(ip, port, self._tls.watch_timeout) for port in self._tls.watch_ports)
+        return tuple(certificate for certificate in seen if certificate is not None)
 
 
 def _place(text: str) -> tuple[str, int]:
@@ -121,8 +146,12 @@ def watch_once(
     database: Database,
     now: float,
     zones: Sequence[str] = ZONES,
+    *,
+    certificates: tuple[Certificate, ...] = (),
+    days: float = 14.0,
 ) -> list[Finding]:
-    """Check every source that has an IP; keep listings for the manager, say the rest in log and metrics."""
+    """Check every source that has an IP; keep listings and faults for the manager, say the rest in log and
+    metrics. ``certificates``: shown at the source's address."""
     own = [source for source in sources.values() if source.ip is not None and source.proxy is None]
     found: list[Finding] = []
     answered: set[str] = set()
@@ -130,8 +159,9 @@ def watch_once(
         answers = question_source(resolver, source, source.ehlo or hostname, zones)
         if any(records is not None for records in answers.zones.values()):
             answered.add(source.name)
-        mine = findings(answers)
-        for check in _CHECKS:
+        answers = msgspec.structs.replace(answers, certificates=certificates)
+        mine = findings(answers, time.time(), days)
+        for check in CHECKS:
             _FOUND.labels(source.name, check).set(any(f.check == check for f in mine))
         found += mine
     for finding in found:
@@ -141,4 +171,14 @@ def watch_once(
     listed = {f.source: f.listed for f in found if f.listed is not None}
     # a source whose lists did not answer keeps what was known of it
     keep_listings(database, listed, sorted(answered), now)
+    faults = {
+        source.name: tuple(
+            dict.fromkeys(
+                f.check for f in found if f.source == source.name and f.fault and f.listed is None
+            )
+        )
+        for source in own
+    }
+    standing = {name: checks for name, checks in faults.items() if checks}
+    keep_faults(database, standing, sorted(faults), now)
     return found

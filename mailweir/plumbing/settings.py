@@ -339,6 +339,16 @@ class ReputationSettings(Section):
         ge=0,
         description="Real seconds between two looks at own public addresses in DNS and blocklists; 0: none.",
     )
+    watch_ports: list[int] = Field(
+        default_factory=lambda: [25, 465, 587],
+        description="Ports of own public addresses whose certificate is looked at, where somebody listens.",
+    )
+    watch_certificate_days: float = Field(
+        14.0, ge=0, description="Days before its end from which an own certificate is said."
+    )
+    watch_timeout: float = Field(
+        3.0, gt=0, description="Real seconds each step of such a look may take."
+    )
 
 
 class SpoolSettings(Section):

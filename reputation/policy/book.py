@@ -75,6 +75,7 @@ class Book:
         self.habits: dict[str, Habits] = {}
         self.placement: dict[tuple[str, str], float] = {}  # (source, provider): share in the inbox
         self.listed: dict[str, str] = {}  # source -> blocklist that names it (own-source watch)
+        self.faults: dict[str, tuple[str, ...]] = {}  # source -> its own names' failing checks
         self.watches: dict[str, outage.Watch] = {}  # provider -> its own sources' symptoms
         self._failures: dict[str, deque[Tried]] = defaultdict(lambda: deque(maxlen=RECENT))
         self.dirty: set[PathKey] = set()
@@ -239,7 +240,13 @@ class Book:
         c = path.counters
         usual = self.habits[key.provider].usual(now) if key.provider in self.habits else 0.0
         seen = self.placement.get((key.source, key.provider))
-        path.score = score(c, cold=key.source in self._cold, usual_deferral=usual, placement=seen)
+        path.score = score(
+            c,
+            cold=key.source in self._cold,
+            usual_deferral=usual,
+            placement=seen,
+            faults=self.faults.get(key.source, ()),
+        )
         before = path.standing
         after = standing.judge(
             before, c, path.score, self._peers(key, sick), self.policy.thresholds, now

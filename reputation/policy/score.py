@@ -7,6 +7,8 @@ observations give a provisional score: the start value and the evidence are mixe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from reputation.policy.counters import Counters, N, bounce_tries, faded
@@ -15,6 +17,8 @@ from reputation.policy.statistics import upper
 PROVISIONAL_N = 100.0
 START_WARM = 0.8
 START_COLD = 0.5
+FAULT = 0.05
+"""What each failing check of our own names and certificate costs, three at most: receivers weigh them too."""
 
 
 class Signal(msgspec.Struct, frozen=True):
@@ -45,12 +49,18 @@ class Score(msgspec.Struct, frozen=True):
 
 
 def score(
-    c: Counters, *, cold: bool, usual_deferral: float = 0.0, placement: float | None = None
+    c: Counters,
+    *,
+    cold: bool,
+    usual_deferral: float = 0.0,
+    placement: float | None = None,
+    faults: Sequence[str] = (),
 ) -> Score:
     """The score of a path.
 
     ``usual_deferral``: share this provider usually defers at this time of day, which is held against
-    nobody (S55); ``placement``: share of seed mails found in the inbox, or None (S56).
+    nobody (S55); ``placement``: share of seed mails found in the inbox, or None (S56); ``faults``: checks of
+    the source's own names and certificate that fail (N57).
     """
     m = faded(c)
     n = m[N.TRIES] + m[N.HARD]
@@ -88,6 +98,11 @@ def score(
         product *= factor
         if factor < 0.98:
             reasons.append(f"inbox placement {placement:.0%} of seed mails")
+    if faults:
+        factor = 1.0 - FAULT * min(len(faults), 3)
+        components["own address"] = round(factor, 4)
+        product *= factor
+        reasons.append(f"own address: {', '.join(faults)} (see the own-source watch)")
     confidence = n / (n + PROVISIONAL_N)
     start = START_COLD if cold else START_WARM
     value = confidence * product + (1.0 - confidence) * start

@@ -1,4 +1,4 @@
-"""Own-source watch (N57): what DNS says of our sending addresses. Pure: answers in, findings out."""
+"""Own-source watch (N57): what DNS and TLS say of our sending addresses. Pure: answers in, findings out."""
 
 from __future__ import annotations
 
@@ -12,13 +12,28 @@ ZONES = ("zen.spamhaus.org", "b.barracudacentral.org", "bl.spamcop.net")
 that is no listing."""
 
 
+CHECKS = ("dnsbl", "ptr", "fcrdns", "ehlo", "certificate")
+DAY = 86400.0
+
+
 class Finding(msgspec.Struct, frozen=True):
-    """Something wrong with a source. ``listed`` names the list that takes it out of rotation."""
+    """Something wrong with a source. ``listed`` names the list that takes it out of rotation; ``fault``:
+    receivers see it, so it weighs on the source's scores; else it is only said."""
 
     source: str
-    check: str  # dnsbl | ptr | fcrdns | ehlo
+    check: str  # one of CHECKS
     detail: str
     listed: str | None = None
+    fault: bool = True
+
+
+class Certificate(msgspec.Struct, frozen=True):
+    """What a listener at one of our addresses showed; times are real Unix seconds."""
+
+    place: str  # address:port
+    names: tuple[str, ...]
+    begins: float
+    ends: float
 
 
 class Answers(msgspec.Struct, frozen=True):
@@ -30,6 +45,7 @@ class Answers(msgspec.Struct, frozen=True):
     ptr: tuple[str, ...] | None = None
     forward: Mapping[str, tuple[str, ...] | None] = {}  # PTR and EHLO name -> their addresses
     zones: Mapping[str, tuple[str, ...] | None] = {}  # list -> A records; () is not listed
+    certificates: tuple[Certificate, ...] = ()  # of those listeners that show one
 
 
 def question(ip: str, zone: str) -> str:
@@ -43,9 +59,13 @@ def listed(records: Sequence[str]) -> bool:
     return any(record.startswith("127.0.") for record in records)
 
 
-def findings(a: Answers) -> list[Finding]:
-    """What is wrong with one source."""
-    found = []
+def findings(a: Answers, now: float = 0.0, days: float = 14.0) -> list[Finding]:
+    """What is wrong with one source at real time ``now``; a certificate is said ``days`` before its end."""
+    found = [
+        finding
+        for certificate in a.certificates
+        for finding in certificate_findings(a.source, _clean(a.ehlo), certificate, now, days)
+    ]
     for zone, records in a.zones.items():
         if records and listed(records):
             codes = ", ".join(sorted(records))
@@ -56,6 +76,36 @@ def findings(a: Answers) -> list[Finding]:
     if addresses is not None and not _has(addresses, a.ip):
         found.append(Finding(a.source, "ehlo", f"EHLO name {a.ehlo} does not resolve to {a.ip}"))
     return found
+
+
+def certificate_findings(
+    source: str, host: str, seen: Certificate, now: float, days: float
+) -> list[Finding]:
+    """Expired, not begun, ending soon (no fault yet), or made out to another name than the EHLO name."""
+    found = []
+    left = (seen.ends - now) / DAY
+    if left <= 0:
+        text = f"certificate at {seen.place} expired {-left:.0f} days ago"
+        found.append(Finding(source, "certificate", text))
+    elif left < days:
+        text = f"certificate at {seen.place} ends in {left:.0f} days"
+        found.append(Finding(source, "certificate", text, fault=False))
+    if seen.begins > now:
+        text = f"certificate at {seen.place} is not valid yet"
+        found.append(Finding(source, "certificate", text))
+    if not any(_matches(name, host) for name in seen.names):
+        made_out = ", ".join(seen.names[:5]) or "nobody"
+        text = f"certificate at {seen.place} is made out to {made_out}, not to {host}"
+        found.append(Finding(source, "certificate", text))
+    return found
+
+
+def _matches(pattern: str, host: str) -> bool:
+    """RFC 6125 6.4: the whole name, or one label for a leading ``*``."""
+    pattern = _clean(pattern)
+    if pattern.startswith("*."):
+        return host.partition(".")[2] == pattern[2:]
+    return pattern == host
 
 
 def _names(a: Answers) -> list[Finding]:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiosmtpd.controller import Controller
 
 from mailweir.contracts.policy import Member, Policy, Pool, Source
 from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.database import Database
 from mailweir.plumbing.settings import Settings
 from reputation import history
+from reputation.certificate_look import look
 from reputation.policy.book import Book, PathKey, Tried
+from reputation.policy.watch import Certificate
 from reputation.source_watch import SourceWatch
 from tests.contract.suppression.rows import sqlite
+from tests.services.authority import Authority
 from tests.services.dns import Dns, Records
+from tests.services.needs import free_port
 
 GOOD, LISTED, PRIVATE = "8.8.4.10", "8.8.4.11", "127.0.0.21"
 RECORDS: Records = {
@@ -41,9 +49,12 @@ def database(tmp_path: Path) -> Iterator[Database]:
     yield from sqlite(tmp_path)
 
 
-def settings(address: str, **reputation: float) -> Settings:
+def settings(address: str, **reputation: Any) -> Settings:
     return Settings.model_validate(
-        {"dns": {"nameservers": [address], "timeout": 2.0}, "reputation": reputation}
+        {
+            "dns": {"nameservers": [address], "timeout": 2.0},
+            "reputation": {"watch_ports": [], **reputation},
+        }
     )
 
 
@@ -97,3 +108,67 @@ async def test_it_runs_at_its_interval_or_not_at_all(
         await asyncio.to_thread(thread.join)
         assert bool(server.asked) is looks
         assert (len(first) >= 2) is looks
+
+
+class Door:
+    """A mail server at loopback that offers STARTTLS with a certificate."""
+
+    def __init__(self, context: ssl.SSLContext | None) -> None:
+        self._controller = Controller(
+            object(), hostname="127.0.0.1", port=free_port(), tls_context=context
+        )
+        self._controller.start()
+        self.port = self._controller.port
+
+    def close(self) -> None:
+        self._controller.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "age", "faults"),
+    [
+        ("mx1.news.example", 60, ()),
+        ("mx1.news.example", 5, ()),  # said, no fault yet
+        ("mx1.news.example", -1, ("certificate",)),
+        ("other.example", 60, ("certificate",)),
+    ],
+)
+async def test_the_certificate_at_an_own_address(
+    database: Database, tmp_path: Path, name: str, age: int, faults: tuple[str, ...]
+) -> None:
+    identity = Authority(tmp_path).issue(name, age=datetime.timedelta(days=age))
+    door = Door(identity.context())
+    looked: list[str] = []
+
+    def there(ip: str, port: int, timeout: float) -> Certificate | None:
+        looked.append(f"{ip}:{port}")
+        return look("127.0.0.1", door.port if port == 25 else free_port(), timeout)
+
+    try:
+        async with Dns(dict(RECORDS)) as server:
+            watch = SourceWatch(
+                settings(server.address, watch_ports=[25, 587]),
+                database,
+                lambda: Policy(sources={"good": POLICY.sources["good"]}, pools={}),
+                Clock(),
+                there,
+            )
+            found = await asyncio.to_thread(watch.look)
+    finally:
+        door.close()
+    assert looked == [f"{GOOD}:25", f"{GOOD}:587"]
+    assert [f.check for f in found] == (
+        [] if (name, age) == ("mx1.news.example", 60) else ["certificate"]
+    )
+    book = Book(POLICY, ("gmail",))
+    history.refresh_signals(database, book)
+    assert book.faults == ({"good": faults} if faults else {})
+
+
+def test_who_has_no_certificate_has_none_to_judge() -> None:
+    door = Door(None)
+    try:
+        assert look("127.0.0.1", door.port, 2.0) is None
+    finally:
+        door.close()
+    assert look("127.0.0.1", free_port(), 2.0) is None
