@@ -16,7 +16,7 @@ from mailweir.contracts.policy import Policy
 from mailweir.contracts.snapshot import OTHER, PathState
 from reputation.policy import counters, outage, standing, statistics, warmup, weights
 from reputation.policy.counters import Counters, N
-from reputation.policy.history import Habits
+from reputation.policy.history import Habits, hour
 from reputation.policy.score import Score, score
 from reputation.policy.standing import Peers, Standing
 from reputation.policy.states import State
@@ -246,6 +246,7 @@ class Book:
             usual_deferral=usual,
             placement=seen,
             faults=self.faults.get(key.source, ()),
+            place=f"{key.provider} from {hour(now):02}:00 UTC",
         )
         before = path.standing
         after = standing.judge(

@@ -9,6 +9,11 @@ HALF_LIFE_DAYS = 7.0
 ENOUGH = 200.0  # attempts an hour must have seen before it counts as usual
 
 
+def hour(at: float) -> int:
+    """Hour of the day, UTC."""
+    return int(at % DAY_SECONDS // 3600)
+
+
 class Habits(msgspec.Struct):
     """Attempts and deferrals of one provider by hour of the day (UTC), fading over weeks."""
 
@@ -24,22 +29,22 @@ class Habits(msgspec.Struct):
         day = int(at // DAY_SECONDS)
         if day > self.day:
             self._close(day)
-        hour = int(at % DAY_SECONDS // 3600)
-        self.today_tries[hour] += 1
-        self.today_deferred[hour] += deferred
-        self.seconds[hour] += 0.05 * (seconds - self.seconds[hour])
+        now = hour(at)
+        self.today_tries[now] += 1
+        self.today_deferred[now] += deferred
+        self.seconds[now] += 0.05 * (seconds - self.seconds[now])
 
     def usual(self, at: float) -> float:
         """Share of attempts this provider usually defers at this hour; 0 while too little is known."""
-        hour = int(at % DAY_SECONDS // 3600)
-        if self.tries[hour] < ENOUGH:
+        now = hour(at)
+        if self.tries[now] < ENOUGH:
             return 0.0
-        return self.deferred[hour] / self.tries[hour]
+        return self.deferred[now] / self.tries[now]
 
     def _close(self, day: int) -> None:
         keep = 0.5 ** (min(day - self.day, 90) / HALF_LIFE_DAYS)
-        for hour in range(24):
-            self.tries[hour] = self.tries[hour] * keep + self.today_tries[hour]
-            self.deferred[hour] = self.deferred[hour] * keep + self.today_deferred[hour]
+        for of_day in range(24):
+            self.tries[of_day] = self.tries[of_day] * keep + self.today_tries[of_day]
+            self.deferred[of_day] = self.deferred[of_day] * keep + self.today_deferred[of_day]
         self.today_tries, self.today_deferred = [0] * 24, [0] * 24
         self.day = day

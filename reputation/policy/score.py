@@ -17,6 +17,9 @@ from reputation.policy.statistics import upper
 PROVISIONAL_N = 100.0
 START_WARM = 0.8
 START_COLD = 0.5
+USUAL = 0.05
+"""Share of deferrals at an hour from which a habit is worth naming."""
+
 FAULT = 0.05
 """What each failing check of our own names and certificate costs, three at most: receivers weigh them too."""
 
@@ -48,6 +51,12 @@ class Score(msgspec.Struct, frozen=True):
     evidence: float = 1.0  # what was seen alone, without the start value
 
 
+def _cost(signal: Signal, k: float, of: float) -> float:
+    """What ``k`` of ``of`` costs, 0 to the signal's weight: the rate's upper bound between good and stop."""
+    bound = upper(k, of, signal.prior)
+    return signal.weight * min(1.0, max(0.0, (bound - signal.good) / (signal.stop - signal.good)))
+
+
 def score(
     c: Counters,
     *,
@@ -55,12 +64,13 @@ def score(
     usual_deferral: float = 0.0,
     placement: float | None = None,
     faults: Sequence[str] = (),
+    place: str = "the provider",
 ) -> Score:
     """The score of a path.
 
     ``usual_deferral``: share this provider usually defers at this time of day, which is held against
-    nobody (S55); ``placement``: share of seed mails found in the inbox, or None (S56); ``faults``: checks of
-    the source's own names and certificate that fail (N57).
+    nobody (S55), and ``place`` names it in the reasons; ``placement``: share of seed mails found in the
+    inbox, or None (S56); ``faults``: checks of the source's own names and certificate that fail (N57).
     """
     m = faded(c)
     n = m[N.TRIES] + m[N.HARD]
@@ -78,20 +88,16 @@ def score(
         (BOUNCE, m[N.HARD], bounce_tries(c)),
         (deferral, m[N.DEFERRED], m[N.TRIES]),
     ):
-        bound = upper(k, of, signal.prior)
-        loss = min(1.0, max(0.0, (bound - signal.good) / (signal.stop - signal.good)))
-        factor = 1.0 - signal.weight * loss
+        factor = 1.0 - _cost(signal, k, of)
         components[signal.name] = round(factor, 4)
         product *= factor
+        rate = f"{signal.name} {k / max(of, 1.0):.2%} of {of:.0f}"
+        habit = f"usual for {place}: {usual_deferral:.0%}"
         if k > 0 and factor < 0.98:
-            usual = (
-                f", usual at this hour {usual_deferral:.0%}"
-                if signal is deferral and usual_deferral > 0.05
-                else ""
-            )
-            reasons.append(
-                f"{signal.name} {k / max(of, 1.0):.2%} of {of:.0f} (good below {signal.good:.2%}){usual}"
-            )
+            usual = f", {habit}" if signal is deferral and usual_deferral > USUAL else ""
+            reasons.append(f"{rate} (good below {signal.good:.2%}){usual}")
+        elif signal is deferral and usual_deferral > USUAL and _cost(DEFERRAL, k, of) > 0.02:
+            reasons.append(f"{rate} not held against it, {habit}")
     if placement is not None:
         factor = 1.0 - 0.3 * min(1.0, max(0.0, (0.8 - placement) / 0.6))
         components["inbox placement"] = round(factor, 4)
