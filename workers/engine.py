@@ -309,13 +309,16 @@ class Engine:
     async def _converse(
         self, run: Run, destination: Destination, tls: str, some: list[Ready], connections: int
     ) -> None:
-        vetted: dict[int, float] = {}
-        if not await self.parts.gate.admit(some[0].purse):
-            # no token now: most will be held, and nobody is dialled for them
-            may_go = [self._may_go(run, ready.work.job.id) for ready in some]
-            answers = await asyncio.gather(*may_go)
-            some = [ready for ready, yes in zip(some, answers, strict=True) if yes]
-            vetted = dict.fromkeys((ready.work.job.id for ready in some), time.monotonic())
+        vetted: dict[int, float] = {}  # job -> when it was told that it may go
+        if not await self.parts.gate.admit(some[0].purse, lambda: self._starts(run)):
+            # no token soon: most will be held, and nobody is dialled for them
+
+            async def vet(ready: Ready) -> None:
+                if await self._may_go(run, ready.work.job.id):
+                    vetted[ready.work.job.id] = time.monotonic()
+
+            await asyncio.gather(*map(vet, some))
+            some = [ready for ready in some if ready.work.job.id in vetted]
             for job_id in vetted:
                 del run.began[job_id]  # it may go, and has not yet
             if not some:

@@ -1,5 +1,5 @@
 """Four workers, one limit of 600 a minute, workers killed during the run: never more than 600 in any 60 s
-at the sink (R20, P31). How far below it the fleet stays is in docs/performance.md."""
+at the sink, and at most 5 % below over five minutes with jobs waiting (R20, P31)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ import pytest
 from tests.acceptance.house import MAILWEIR, House, house
 from tests.acceptance.sink import Sink, serving
 
-RATE = 4.0  # policy seconds a real second: five minutes in 75 s
+# Policy seconds a real second: five minutes in 150 s. Faster clocks measure the machine: tokens for half
+# a policy second are kept, and a worker that starts again takes a core for longer.
+RATE = 2.0
 LIMIT, MINUTE, MINUTES = 600, 60.0, 5
 JOBS = 4_000
 WORKERS = 4
-KILL_EVERY = 12  # real seconds
+KILL_EVERY = 24  # real seconds
 
 POLICY = """
 sources:
@@ -124,3 +126,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_never_over(run: Run) -> None:
     assert run.kills >= 4
     assert most_in(run.times, MINUTE / RATE) <= LIMIT
+
+
+@pytest.mark.timeout(420)
+def test_hardly_below(run: Run) -> None:
+    assert run.inside >= 0.95 * LIMIT * MINUTES

@@ -108,7 +108,8 @@ def test_a_black_hole_and_the_way_back(tmp_path: Path) -> None:
         home.wait("the good recheck", back, longest=60)
         good = next(at for at in primary.times("stored") if at >= lifted)
         end = good + TRICKLE + RAMP
-        home.wait("the end of the ramp", lambda: time.time() > end, longest=90)
+        full = end + 10  # what the relay was given before has gone its way
+        home.wait("ten seconds behind the ramp", lambda: time.time() > full, longest=90)
 
     probes = [one for one in primary.seen if one.what == "connect" and settled <= one.at < good]
     assert 1 <= len(probes) <= 4, "rechecks at 1, 5 and 15 minutes, nothing else"
@@ -122,6 +123,9 @@ def test_a_black_hole_and_the_way_back(tmp_path: Path) -> None:
     late = between(here, end - RAMP / 4, end) / (RAMP / 4)
     assert early <= 0.35 * 10, "a quarter into the ramp it may have 32 %"
     assert early < late
+    # back to all of it: the provider takes what is offered, the relay nothing
+    assert between(here, full - 6, full) >= 0.85 * PER_SECOND * 6
+    assert between(there, full - 6, full) <= 0.05 * PER_SECOND * 6
 
 
 @pytest.mark.timeout(180)

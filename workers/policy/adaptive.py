@@ -22,6 +22,9 @@ DOWN = 0.85
 SLOW_WEIGHT = 8.0
 """One "slow down" weighs as many good answers."""
 FLOOR = 0.01
+SPENT = 0.1
+"""Down to this share of the policy's rate a remote that asks for less is obeyed by the rate alone;
+below it, and for a probe, its asking counts as a failure for the breaker."""
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -30,6 +33,11 @@ class Live(msgspec.Struct, frozen=True):
     rate: float | None = None
     credit: float = 0.0
     limit: float = 0.0  # rate that was last too fast; 0: never
+
+
+def spent(state: Live, ceiling: float) -> bool:
+    """Whether the rate has given what it can, so that the breaker must judge."""
+    return state.rate is not None and state.rate <= SPENT * ceiling
 
 
 def book(state: Live, ceiling: float, *, slow: bool) -> Live:

@@ -19,11 +19,15 @@ DEPTH_SHARE = 0.008
 GRANT_SHARE = 0.05
 """A grant takes at most this share of a minute's limit."""
 
-HOLD_SHARE = 1 / 30
+HOLD_SHARE = 1 / 50
 """Time a token may wait for its use, as a share of the period..."""
 
-HOLD_MAX = 2.0
-"""... and at most so many seconds; an unused grant is given back after it."""
+HOLD_MAX = 1.2
+"""... and at most so many seconds; an unused grant is given back after it. It costs throughput."""
+
+SOON = 0.8
+"""Tokens that will be there within so many seconds are promised to mails that wait for them: a bucket
+this shallow runs over when nobody asks for half a second. A promise is kept within ``HOLD_MAX``."""
 
 AHEAD = 10.0
 """Askers get places at most so many seconds ahead of the first free token (S31)."""

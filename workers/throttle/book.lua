@@ -18,7 +18,7 @@ local FAILURES, WINDOW, SAMPLE, SHARE = 5, 30, 20, 0.5
 local LADDER, REPEAT, JITTER = { 60, 300, 900, 1800, 3600, 14400 }, 14400, 0.2
 local TRICKLE_SECONDS, RAMP_SECONDS, RAMP_ERRORS = 180, 900, 0.05
 local STEP_SECONDS, UP, UP_NEAR, DOWN = 10, 0.05, 0.005, 0.85
-local NEAR_LOW, NEAR_HIGH, SLOW_WEIGHT, FLOOR = 0.8, 1.1, 8, 0.01
+local NEAR_LOW, NEAR_HIGH, SLOW_WEIGHT, FLOOR, SPENT = 0.8, 1.1, 8, 0.01, 0.1
 
 local time = redis.call('TIME')
 local real = time[1] + time[2] / 1000000
@@ -69,6 +69,8 @@ local function breaker(event, began)
     s.phase, s.step, s.streak = 'closed', 0, 0
   end
   if event == 'neutral' then return end
+  -- the rate obeys a remote that asks for less; the breaker judges a probe, and a rate near its floor
+  if event == 'slow' and s.phase ~= 'open' and (s.rate or ceiling) > SPENT * ceiling then return end
   local failed = event == 'bad' or event == 'slow'
   if event == 'answered' and s.phase ~= 'open' then return end
   count(failed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
@@ -72,14 +72,14 @@ class Throttle:
         """Whether grants come from the local share now."""
         return self._local is not None
 
-    async def take(self, asks: list[tuple[Ask, int]]) -> list[Grant]:
+    async def take(self, asks: list[tuple[Ask, int]], waiting: Sequence[int] = ()) -> list[Grant]:
         """See :class:`Limiter`. One round trip for all asks."""
         if not asks:
             return []
         if self._local is not None and time.monotonic() < self._again:
             return await self._take_local(asks)
         try:
-            grants = await self._take(asks)
+            grants = await self._take(asks, waiting or [0] * len(asks))
         except (RedisError, OSError) as error:
             self._lost(error)
             return await self._take_local(asks)
@@ -140,11 +140,11 @@ class Throttle:
             UNBOOKED.inc(sum(len(b.events) for b in bookings))
             log.warning("attempts not booked", error=type(error).__name__)
 
-    async def _take(self, asks: list[tuple[Ask, int]]) -> list[Grant]:
+    async def _take(self, asks: list[tuple[Ask, int]], waiting: Sequence[int]) -> list[Grant]:
         origin, speed = self._clock.lua_args
         lease = str(int(PROBE_LEASE * 1000))
         calls, tokens_ = [], []
-        for ask, n in asks:
+        for (ask, n), wait in zip(asks, waiting, strict=True):
             token = secrets.token_hex(8)
             tokens_.append(token)
             names = [
@@ -155,6 +155,7 @@ class Throttle:
                 keys.probe_lease(ask.source, ask.provider),
             ]
             args = [origin, speed, str(n), token, lease, repr(tokens.AHEAD)]
+            args += (str(wait), repr(tokens.SOON))
             for layer in ask.layers:
                 names.append(layer.key)
                 args += (layer.kind, repr(layer.a), repr(layer.b))
@@ -168,18 +169,20 @@ class Throttle:
     def _grant(self, ask: Ask, n: int, answer: list[int | bytes], token: str) -> Grant:
         granted, binding = int(answer[0]), int(answer[1])
         available, first, step, cap, now = (float(x) for x in answer[2:7])
+        promised, soon, gap = int(answer[9]), float(answer[10]), float(answer[11])
         counts = (layer for layer in ask.layers if layer.kind == "count")
-        for layer, used in zip(counts, answer[9:], strict=True):
+        for layer, used in zip(counts, answer[12:], strict=True):
             self._left[layer.slot_key(now)] = max(0, int(layer.a) - int(used))
         return Grant(
             ask,
             granted,
             ask.layers[binding - 1].name if binding else None,
             available,
-            places(first, step, cap, n - granted),
+            places(first, step, cap, n - granted - promised),
             now,
             bool(answer[7]),
             token,
+            promised=tuple(soon + k * gap for k in range(promised)),
             shut=float(answer[8]) if answer[8] else None,
         )
 
@@ -233,9 +236,9 @@ class Throttle:
         grants = await self._local.take(shared)
         out = []
         for (ask, _), grant in zip(asks, grants, strict=True):
-            if grant.granted:
-                LOCAL_GRANTS.inc(grant.granted)
-                self._spent.append((grant._replace(ask=ask), grant.granted))
+            if taken := grant.granted + len(grant.promised):
+                LOCAL_GRANTS.inc(taken)
+                self._spent.append((grant._replace(ask=ask), taken))
             out.append(grant)
         return out
 

@@ -1,4 +1,5 @@
--- take(keys, arguments) -> {granted, layer, available, first, step, cap, now, probe, shut, used...}
+-- take(keys, arguments) -> {granted, layer, available, first, step, cap, now, probe, shut,
+--                          promised, soon, gap, used...}
 --
 -- Takes up to n tokens from every layer, or from none. Redis' clock; microseconds.
 --
@@ -14,6 +15,8 @@
 -- ARGV[4] token         value of the probe lease
 -- ARGV[5] lease         probe lease, real milliseconds
 -- ARGV[6] ahead         places reach at most so many policy seconds behind the first free token
+-- ARGV[7] waiting       askers that wait for a token: they may be promised one of the near future
+-- ARGV[8] near          policy seconds from now in which a promised token must be there
 -- then 3 per layer      kind (path | rate | count), depth and rate, or limit and slot seconds;
 --                       `path` comes first: a rate that breaker and live rate scale
 --
@@ -23,6 +26,7 @@
 -- first, step, cap  places of the askers not granted: min(first + i * step, cap), i = 0, 1, ...
 -- now        policy time of this call;  probe  1 when the grant is a half-open path's probe
 -- shut       policy time since when the path may not be tried at all; '' where a rate alone binds
+-- promised   tokens taken beyond those granted: the k-th is there at soon + (k - 1) * gap
 -- used...    one number per count layer: its count after this call (0 while not recounted)
 
 local TRICKLE, TRICKLE_SECONDS = 0.1, 180
@@ -36,6 +40,7 @@ local origin, speed = tonumber(ARGV[1]), tonumber(ARGV[2])
 local now = real
 if speed ~= 1 then now = origin + (real - origin) * speed end
 local n, ahead = tonumber(ARGV[3]), tonumber(ARGV[6])
+local waiting, near = tonumber(ARGV[7]), tonumber(ARGV[8])
 
 local function text(number) return string.format('%.6f', number) end
 
@@ -52,6 +57,7 @@ local recounted = epoch ~= '' and redis.call('GET', KEYS[2]) == epoch
 -- the path: what its breaker, live rate and the remote's own wish leave of the policy's rate
 local state = redis.call('HMGET', KEYS[4], 'phase', 'until', 'back', 'rate', 'hold', 'shut')
 local phase = state[1] or 'closed'
+local usual = phase == 'closed'
 local path_wait, probe, trickle, share, shut = nil, 0, false, 1, nil
 local shut_at = tonumber(state[6] or '') or 0
 local hold = tonumber(state[5] or '')
@@ -75,15 +81,19 @@ elseif phase == 'back' then
     trickle = true
   elseif gone < RAMP_SECONDS then
     share = RAMP_START + (1 - RAMP_START) * gone / RAMP_SECONDS
+  else
+    usual = true
   end
 end
 
 local layers, granted, used = {}, n, {}
+local reach = math.min(n, waiting)  -- tokens that are there soon enough
 if probe == 1 then granted = math.min(granted, 1) end
 if path_wait then granted = 0 end
+if not usual or path_wait then reach = 0 end
 
 for i = 1, #KEYS - FIXED do
-  local at = 6 + (i - 1) * 3
+  local at = 8 + (i - 1) * 3
   local layer = { kind = ARGV[at + 1], key = KEYS[FIXED + i] }
   local a, b = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   if layer.kind == 'count' then
@@ -94,7 +104,7 @@ for i = 1, #KEYS - FIXED do
     layer.expire = math.min(math.ceil(b / speed), KEEP) + 3600
     layer.used = recounted and tonumber(redis.call('GET', layer.store) or '0') or 0
     local room = recounted and math.max(0, a - layer.used) or 0
-    granted = math.min(granted, room)
+    granted, reach = math.min(granted, room), math.min(reach, room)
   else
     local depth, rate = a, b
     if layer.kind == 'path' then
@@ -115,18 +125,33 @@ for i = 1, #KEYS - FIXED do
     layer.updated = math.max(now, updated)
     layer.rate = rate
     layer.expire = math.min(math.ceil(depth / rate / speed), KEEP) + 3600
-    granted = math.min(granted, math.floor(layer.tokens + 0.000001))
+    granted = math.min(granted, math.max(0, math.floor(layer.tokens + 0.000001)))
+    reach = math.min(reach, math.floor(layer.tokens + near * rate + 0.000001))
   end
   layers[i] = layer
 end
+
+-- the promised: each when the slowest layer has it; between first and last they are evenly spread,
+-- which is late enough because the slowest of several lines lies below its chord
+local promised, soon, last = math.max(0, reach - granted), now, now
+if promised > 0 then
+  for _, layer in ipairs(layers) do
+    if layer.kind ~= 'count' then
+      soon = math.max(soon, layer.updated + (granted + 1 - layer.tokens) / layer.rate)
+      last = math.max(last, layer.updated + (granted + promised - layer.tokens) / layer.rate)
+    end
+  end
+end
+local gap = promised > 1 and (last - soon) / (promised - 1) or 0
+local taken = granted + promised
 
 -- take from all, then see when one more would be there
 local binding, available = 0, now
 for i, layer in ipairs(layers) do
   local free = now
   if layer.kind == 'count' then
-    if granted > 0 then
-      layer.used = redis.call('INCRBY', layer.store, granted)
+    if taken > 0 then
+      layer.used = redis.call('INCRBY', layer.store, taken)
       redis.call('EXPIRE', layer.store, layer.expire)
     end
     if not recounted then
@@ -136,7 +161,7 @@ for i, layer in ipairs(layers) do
     end
     used[#used + 1] = layer.used
   else
-    layer.tokens = layer.tokens - granted
+    layer.tokens = layer.tokens - taken
     if layer.tokens < 1 - 0.000001 then
       free = layer.updated + (1 - layer.tokens) / layer.rate
     end
@@ -154,7 +179,7 @@ if probe == 1 and granted < n then
 end
 
 -- a place in time for each asker that got nothing
-local first, step, cap, missing = available, 0, available + ahead, n - granted
+local first, step, cap, missing = available, 0, available + ahead, n - taken
 if missing > 0 then
   local queue = layers[binding]
   if not queue or queue.kind == 'count' then queue = layers[1] end
@@ -174,6 +199,6 @@ for _, layer in ipairs(layers) do
 end
 
 local answer = { granted, binding, text(available), text(first), text(step), text(cap), text(now), probe * math.min(granted, 1),
-  shut and text(shut) or '' }
+  shut and text(shut) or '', promised, text(soon), text(gap) }
 for _, count in ipairs(used) do answer[#answer + 1] = count end
 return answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from workers.policy import adaptive, breaker, tokens
@@ -55,9 +55,10 @@ class MemoryThrottle:
         self.counts: dict[str, int] = {}
         self._paths: dict[str, _Path] = {}
 
-    async def take(self, asks: list[tuple[Ask, int]]) -> list[Grant]:
+    async def take(self, asks: list[tuple[Ask, int]], waiting: Sequence[int] = ()) -> list[Grant]:
         """See :class:`Limiter`."""
-        return [self._take(ask, count) for ask, count in asks]
+        wait = waiting or [0] * len(asks)
+        return [self._take(ask, n, w) for (ask, n), w in zip(asks, wait, strict=True)]
 
     async def give_back(self, grant: Grant, count: int) -> None:
         """See :class:`Limiter`."""
@@ -81,7 +82,12 @@ class MemoryThrottle:
             chance = self._chance()
             for event, began in booking.events:
                 was = path.breaker
-                path.breaker = breaker.book(was, event, now, chance, began)
+                obeyed = event is PathEvent.SLOW and was.phase is not breaker.Phase.OPEN
+                if obeyed and not adaptive.spent(path.live, booking.ceiling):
+                    judged = PathEvent.ANSWERED  # the rate obeys; no failure for the breaker
+                else:
+                    judged = event
+                path.breaker = breaker.book(was, judged, now, chance, began)
                 if path.breaker.phase is breaker.Phase.OPEN and path.breaker.until != was.until:
                     path.shut = now
                 if was.phase is breaker.Phase.OPEN and path.breaker != was:
@@ -101,7 +107,7 @@ class MemoryThrottle:
     def _path(self, ask: Ask) -> _Path:
         return self._paths.setdefault(f"{ask.source}|{ask.provider}", _Path())
 
-    def _take(self, ask: Ask, n: int) -> Grant:
+    def _take(self, ask: Ask, n: int, waiting: int) -> Grant:
         now, token = self._now(), secrets.token_hex(8)
         path = self._path(ask)
         state = breaker.closed_when_done(path.breaker, now)
@@ -117,16 +123,23 @@ class MemoryThrottle:
             else:
                 probe = True
         granted = 0 if wait is not None else min(n, 1) if probe else n
+        usual = state.phase is breaker.Phase.CLOSED and wait is None
+        reach = min(n, waiting) if usual else 0
         forms: list[tokens.Shape] = []
         for layer in ask.layers:
             form = self._form(layer, path, state, now)
             forms.append(form)
             if layer.kind == "count":
                 used = self.counts.get(layer.slot_key(now), 0)
-                granted = min(granted, max(0, int(layer.a) - used) if self.recounted else 0)
+                room = max(0, int(layer.a) - used) if self.recounted else 0
+                granted, reach = min(granted, room), min(reach, room)
             else:
-                granted = min(granted, tokens.whole(self._refill(layer, form, now).tokens))
-        binding, available = self._spend(ask, forms, granted, now, wait)
+                there = self._refill(layer, form, now).tokens
+                granted = min(granted, max(0, tokens.whole(there)))
+                reach = min(reach, tokens.whole(there + tokens.SOON * form.rate))
+        promised = self._promised(ask, forms, granted, max(0, reach - granted), now)
+        taken = granted + len(promised)
+        binding, available = self._spend(ask, forms, taken, now, wait)
         if probe and granted == 1:
             path.probe, path.probe_at = token, now
             path.probe_until = now + PROBE_LEASE * self._speed
@@ -134,20 +147,38 @@ class MemoryThrottle:
         if probe and granted < n:
             binding = 0
             available = max(available, now + tokens.AHEAD)
-        waiting: tuple[float, ...] = ()
-        if n > granted:
+        later: tuple[float, ...] = ()
+        if n > taken:
             queue = binding if binding is not None else 0
             if ask.layers[queue].kind == "count":
                 queue = 0
             rate = self._rates[ask.layers[queue].key]
             step, cap = 1.0 / forms[queue].rate, available + tokens.AHEAD
             first = min(max(rate.place, available), cap)
-            rate.place = min(first + (n - granted) * step, cap)
-            waiting = places(first, step, cap, n - granted)
-        name = ask.layers[binding].name if binding is not None and n > granted else None
-        return Grant(
-            ask, granted, name, available, waiting, now, probe and granted == 1, token, True, shut
-        )
+            rate.place = min(first + (n - taken) * step, cap)
+            later = places(first, step, cap, n - taken)
+        name = ask.layers[binding].name if binding is not None and n > taken else None
+        alone = probe and granted == 1
+        return Grant(ask, granted, name, available, later, now, alone, token, True, promised, shut)
+
+    def _promised(
+        self, ask: Ask, forms: list[tokens.Shape], granted: int, count: int, now: float
+    ) -> tuple[float, ...]:
+        """When ``count`` tokens behind those granted are there on every layer, evenly spread."""
+        if not count:
+            return ()
+        held = [
+            (self._rates[layer.key], form)
+            for layer, form in zip(ask.layers, forms, strict=True)
+            if layer.kind != "count"
+        ]
+
+        def there(number: int) -> float:
+            return max(now, *(r.updated + (number - r.tokens) / f.rate for r, f in held))
+
+        first, last = there(granted + 1), there(granted + count)
+        gap = (last - first) / (count - 1) if count > 1 else 0.0
+        return tuple(first + k * gap for k in range(count))
 
     def _spend(
         self, ask: Ask, forms: list[tokens.Shape], granted: int, now: float, wait: float | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from workers.policy import tokens
@@ -21,6 +22,9 @@ class Grant(NamedTuple):
     probe: bool  # the grant is the one probe of a half-open path
     token: str  # of the grant
     local: bool = False  # from the local share, Redis was away
+    promised: tuple[
+        float, ...
+    ] = ()  # when more tokens, taken too, are there: not to be used before
     shut: float | None = None  # since when the path may not be tried at all; None: only too fast
 
 
@@ -37,8 +41,9 @@ class Booking(NamedTuple):
 class Limiter(Protocol):
     """The seam: Redis and memory answer alike (tests/contract/throttle)."""
 
-    async def take(self, asks: list[tuple[Ask, int]]) -> list[Grant]:
-        """Take up to so many tokens for each ask; all layers of an ask or none."""
+    async def take(self, asks: list[tuple[Ask, int]], waiting: Sequence[int] = ()) -> list[Grant]:
+        """Take up to so many tokens for each ask; all layers of an ask or none. ``waiting``: how many of
+        each ask's mails wait for a token; they may be promised one of the next ``tokens.SOON``."""
         ...
 
     async def give_back(self, grant: Grant, count: int) -> None:

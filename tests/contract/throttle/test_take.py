@@ -24,8 +24,8 @@ def ask(*layers: Layer, limit: Limit = WARM, source: str = "mx1") -> Ask:
     return Ask(source, "gmail", (path, *layers))
 
 
-async def take(limiter: Limiter, what: Ask, n: int) -> Grant:
-    [grant] = await limiter.take([(what, n)])
+async def take(limiter: Limiter, what: Ask, n: int, waiting: int = 0) -> Grant:
+    [grant] = await limiter.take([(what, n)], [waiting])
     return grant
 
 
@@ -109,15 +109,50 @@ async def test_several_asks_share_one_call(limiter: Limiter, clock: Hand) -> Non
     assert [g.granted for g in grants] == [5, 1, 0]
 
 
+async def test_who_waits_is_promised_the_tokens_of_the_near_future(
+    limiter: Limiter, clock: Hand
+) -> None:
+    what = ask(rate_layer("tenant:a", Limit(300, 60)))
+    await take(limiter, what, 1)
+    clock.move(60)
+    tenant = tokens.shape(Limit(300, 60))  # the slower of the two
+    depth, step = int(tenant.depth), 1 / tenant.rate
+    first = await take(limiter, what, 50, waiting=50)
+    assert first.granted == depth
+    expected = [clock.now() + k * step for k in range(1, int(tokens.SOON / step) + 1)]
+    assert expected, "the case says something"
+    assert first.promised == pytest.approx(expected, abs=1e-3)
+    nothing = await take(limiter, what, 5, waiting=5)
+    assert (nothing.granted, nothing.promised) == (0, ())
+    assert nothing.available == pytest.approx(expected[-1] + step, abs=1e-3)
+    await limiter.give_back(first, len(expected))
+    assert len((await take(limiter, what, 5, waiting=5)).promised) == min(5, len(expected))
+    few = await take(limiter, ask(source="mx2"), 9, waiting=0)
+    assert few.promised == (), "nobody waits"
+
+
+async def test_a_path_in_trouble_promises_nothing(limiter: Limiter, clock: Hand) -> None:
+    what = ask()
+    await take(limiter, what, 1)
+    clock.move(60)
+    told = ((PathEvent.BAD, clock.now()),) * 5
+    await limiter.book([Booking("mx1", "gmail", 9.6, told)])
+    assert (await take(limiter, what, 9, waiting=9)).promised == ()
+    clock.move(61)
+    probe = await take(limiter, what, 9, waiting=9)
+    assert (probe.granted, probe.promised) == (1, ())
+
+
 LIMITS = st.tuples(st.integers(1, 5000), st.sampled_from([1.0, 10.0, 60.0, 3600.0]))
 
 
 @given(
     limit=LIMITS,
     steps=st.lists(st.tuples(st.floats(0.0, 40.0), st.integers(1, 200)), min_size=1, max_size=60),
+    waiting=st.sampled_from([0, 3, 200]),
 )
 async def test_no_window_ever_sees_more_than_the_limit(
-    limit: tuple[int, float], steps: list[tuple[float, int]]
+    limit: tuple[int, float], steps: list[tuple[float, int]], waiting: int
 ) -> None:
     """The law of the depth rule, also for tokens used up to ``hold`` after they were taken."""
     clock = Hand(0.0)
@@ -128,9 +163,13 @@ async def test_no_window_ever_sees_more_than_the_limit(
     taken: list[tuple[float, int]] = []
     for wait, n in steps:
         clock.move(wait * throttle.per / 60.0)
-        grant = await take(limiter, what, n)
+        grant = await take(limiter, what, n, waiting)
         if grant.granted:
             taken.append((clock.now(), grant.granted))
+        taken += [(at, 1) for at in grant.promised]
+        if throttle.per >= 60:
+            assert all(at <= clock.now() + tokens.HOLD_MAX for at in grant.promised)
+    taken.sort()
     window = throttle.per + tokens.hold(throttle)
     for i, (begin, _) in enumerate(taken):
         inside = sum(n for at, n in taken[i:] if at < begin + window - 1e-6)
@@ -215,7 +254,10 @@ async def test_script_and_twin_agree_on_any_story(data: st.DataObject, redis_url
                 clock.move(data.draw(st.floats(0.001, 400.0)))
             case "take":
                 what, n = data.draw(st.sampled_from(asks)), data.draw(st.integers(1, 30))
-                a, b = await take(script, what, n), await take(twin, what, n)
+                waiting = data.draw(st.integers(0, n))
+                a = await take(script, what, n, waiting)
+                b = await take(twin, what, n, waiting)
+                assert a.promised == pytest.approx(b.promised, abs=1e-3)
                 assert (a.granted, a.layer, a.probe) == (b.granted, b.layer, b.probe)
                 assert a.available == pytest.approx(b.available, abs=1e-3)
                 assert a.places == pytest.approx(b.places, abs=1e-2)
@@ -224,8 +266,8 @@ async def test_script_and_twin_agree_on_any_story(data: st.DataObject, redis_url
                     # a probe's time is Redis' own, which this clock squeezes into now
                     assert a.shut == pytest.approx(b.shut, abs=1e-3) or a.shut == a.at
                 last = (a, b)
-            case "back" if last is not None and last[0].granted:
-                n = data.draw(st.integers(1, last[0].granted))
+            case "back" if last is not None and last[0].granted + len(last[0].promised):
+                n = data.draw(st.integers(1, last[0].granted + len(last[0].promised)))
                 await script.give_back(last[0], n)
                 await twin.give_back(last[1], n)
                 last = None
