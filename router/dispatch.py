@@ -67,6 +67,7 @@ class Inputs:
     snapshot: Snapshot
     fast: FastState
     unreached: Unreached = field(default_factory=dict)
+    fleets: frozenset[frozenset[str]] = frozenset()  # queues some live worker serves together
 
 
 @dataclass(slots=True)

@@ -7,10 +7,13 @@ most of what was claimed had waited for a throttle before, and doubles when none
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from mailweir.contracts.policy import Policy
 from mailweir.contracts.snapshot import FastState, Snapshot
+from router.policy.fairness import STEP_SHARE
 
 SECONDS = 10.0
 """Policy seconds of a path's work inside the window."""
@@ -41,6 +44,14 @@ def path_rate(
     return rate
 
 
+class Rival(NamedTuple):
+    """Another bucket whose jobs may need the same sources."""
+
+    goes_first: bool
+    due: frozenset[str]  # lanes in which it has due jobs
+    waiting: Mapping[str, int]  # its jobs dispatched and not yet taken, per lane
+
+
 class LaneShares:
     """Room per lane for one bucket, from the policy's rates and from experience."""
 
@@ -57,8 +68,10 @@ class LaneShares:
         snapshot: Snapshot,
         fast: FastState,
         waiting: Mapping[str, int],
+        rivals: Sequence[Rival] = (),
     ) -> dict[str, int]:
-        """Jobs each lane may still get; ``waiting``: its jobs already dispatched and not yet taken."""
+        """Jobs each lane may still get; ``waiting``: its jobs already dispatched and not yet taken.
+        ``rivals``: other buckets that use the same sources."""
         names = tuple(sources)
         rooms = {}
         for lane in lanes:
@@ -67,6 +80,11 @@ class LaneShares:
                 rate = sum(path_rate(policy, snapshot, fast, s, lane, bucket) for s in names)
                 if rate * SECONDS < allowed:
                     allowed = max(LEAST, int(rate * SECONDS))
+                    for rival in rivals:
+                        if rival.goes_first and lane in rival.due:
+                            allowed = max(LEAST, math.ceil(allowed * (1 - STEP_SHARE)))
+                        else:
+                            allowed = max(LEAST, allowed - rival.waiting.get(lane, 0))
             rooms[lane] = max(0, allowed - waiting.get(lane, 0))
         return rooms
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import structlog
 
 from mailweir.contracts.job import Bucket
+from mailweir.contracts.route import THROTTLED
 from mailweir.plumbing import keys
 from mailweir.plumbing.beat import Beat
 from mailweir.plumbing.clock import Clock
@@ -15,8 +17,9 @@ from mailweir.plumbing.database import DatabaseUnavailable
 from mailweir.plumbing.settings import RouterSettings
 from mailweir.spool.store import Flow, Pick, Spool
 from router.dispatch import Dispatcher, Inputs
-from router.lanes import LaneShares
-from router.policy.fairness import plan
+from router.lanes import LaneShares, Rival
+from router.policy.fairness import STEP_SHARE, plan
+from router.precedence import FULL, ORDER, Yielding, better, together
 from router.reconciler import Reconciler
 from router.window import Mix, Windows
 
@@ -26,8 +29,18 @@ FLOWS_EVERY = 0.25  # real seconds a list of flows serves when it was long to ma
 LONGEST_PAUSE = 5.0  # real seconds, while the database is away
 
 
+class Turn(NamedTuple):
+    """What one turn has seen so far."""
+
+    inputs: Inputs
+    flows: dict[Bucket, Sequence[Flow]]
+    lanes: dict[Bucket, Mapping[str, int]]  # jobs dispatched and not yet taken
+    # per bucket with due jobs: how many were dispatched, and its full queues
+    went: dict[Bucket, tuple[int, set[str]]]
+
+
 class Loop:
-    """One router process: the buckets it serves, in the order of their claim on it."""
+    """One router process: the buckets it serves, the better ones first (``router.precedence``)."""
 
     def __init__(
         self,
@@ -41,7 +54,7 @@ class Loop:
         settings: RouterSettings,
         queues: Callable[[], Sequence[str]],
     ) -> None:
-        self._buckets = tuple(buckets)
+        self._buckets = tuple(bucket for bucket in ORDER if bucket in buckets)
         self._spool = spool
         self._dispatcher = dispatcher
         self._reconciler = reconciler
@@ -52,7 +65,15 @@ class Loop:
         self._queues = queues
         self._shares = {bucket: LaneShares(settings.window_max) for bucket in buckets}
         self._mixes = {bucket: Mix() for bucket in buckets}
+        floor = settings.window_min * (1 - STEP_SHARE) / settings.window_seconds
+        self._yielding = {bucket: Yielding(floor) for bucket in buckets}
         self._idle = settings.idle if Bucket.TRANSACTIONAL in self._buckets else settings.idle_bulk
+
+    def _rival(self, other: Bucket, bucket: Bucket, now: float, turn: Turn) -> Rival:
+        """How a bucket with the same sources stands; only the better ones' due jobs matter."""
+        first = other in better(bucket)
+        due = [f.lane for f in self._flows(other, turn) if f.head_due <= now] if first else []
+        return Rival(first, frozenset(due), self._lanes(other, turn))
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Turn until ``stopped()``; a database that is away is waited for."""
@@ -72,33 +93,59 @@ class Loop:
                 time.sleep(self._idle)
 
     def turn(self) -> int:
-        """One batch for each bucket; how many jobs moved."""
+        """One batch for each bucket, the better ones first; how many jobs moved."""
         waiting = self._spool.in_window()
-        inputs = self._inputs()
-        return sum(self._bucket(bucket, inputs, waiting) for bucket in self._buckets)
+        turn = Turn(self._inputs(), {}, {}, {})
+        return sum(self._bucket(bucket, turn, waiting) for bucket in self._buckets)
 
-    def _bucket(self, bucket: Bucket, inputs: Inputs, waiting: Mapping[str, int]) -> int:
+    def _bucket(self, bucket: Bucket, turn: Turn, waiting: Mapping[str, int]) -> int:
         queues = tuple(q for q in self._queues() if keys.queue_bucket(q) is bucket)
         sizes = self._windows.sizes(queues)
         room = {queue: max(0, sizes[queue] - waiting.get(queue, 0)) for queue in queues}
+        ahead = self._ahead(queues, turn)
         total = min(self._settings.batch, self._mixes[bucket].fits(room))
-        if total <= 0:
+        total = self._yielding[bucket].room(total, ahead, time.monotonic())
+        if total <= 0 and bucket is self._buckets[-1]:
             return 0
         now = self._clock.now()
-        flows = self._spool.flows(bucket, now)
-        if not flows:
+        flows = self._flows(bucket, turn)
+        if not any(flow.head_due <= now for flow in flows):
             return 0
-        picks = self._plan(bucket, flows, total, now, inputs)
+        picks = self._plan(bucket, flows, total, now, turn) if total > 0 else []
         if not picks:
+            turn.went[bucket] = (0, _full(room, sizes, {}))
             return 0
-        tally = self._dispatcher.batch(bucket, picks, inputs, lambda queue: room.get(queue, 0))
+        tally = self._dispatcher.batch(bucket, picks, turn.inputs, lambda queue: room.get(queue, 0))
         self._shares[bucket].learn(tally.claimed_by_lane, tally.throttled_by_lane)
         self._mixes[bucket].learn(tally.wanted)
+        turn.went[bucket] = (tally.dispatched, _full(room, sizes, tally.by_queue))
+        self._yielding[bucket].gone(tally.dispatched)
         return tally.dispatched + tally.held + tally.ended
 
+    def _ahead(self, queues: Sequence[str], turn: Turn) -> int | None:
+        """Jobs of better buckets dispatched in this turn that wait before a full queue for the workers
+        these queues have too; None where none does."""
+        found = [
+            dispatched
+            for dispatched, full in turn.went.values()
+            if any(together(turn.inputs.fleets, one, other) for one in full for other in queues)
+        ]
+        return sum(found) if found else None
+
+    def _flows(self, bucket: Bucket, turn: Turn) -> Sequence[Flow]:
+        if bucket not in turn.flows:
+            turn.flows[bucket] = self._spool.flows(bucket, self._clock.now())
+        return turn.flows[bucket]
+
+    def _lanes(self, bucket: Bucket, turn: Turn) -> Mapping[str, int]:
+        if bucket not in turn.lanes:
+            turn.lanes[bucket] = self._spool.in_window_lanes(bucket)
+        return turn.lanes[bucket]
+
     def _plan(
-        self, bucket: Bucket, flows: Sequence[Flow], room: int, now: float, inputs: Inputs
+        self, bucket: Bucket, flows: Sequence[Flow], room: int, now: float, turn: Turn
     ) -> list[Pick]:
+        inputs = turn.inputs
         compiled = inputs.policies.live
         sources = [name for name, s in compiled.sources.items() if bucket in s.buckets]
         lanes = self._shares[bucket].room(
@@ -108,7 +155,17 @@ class Loop:
             compiled.policy,
             inputs.snapshot,
             inputs.fast,
-            self._spool.in_window_lanes(bucket),
+            self._lanes(bucket, turn),
+            [self._rival(other, bucket, now, turn) for other in compiled.rivals[bucket]],
         )
         chosen = plan(flows, room, now, lanes, compiled.policy.tenants, self._settings.ageing)
         return [Pick(flow, limit) for flow, limit in chosen]
+
+
+def _full(room: Mapping[str, int], sizes: Mapping[str, int], given: Mapping[str, int]) -> set[str]:
+    """The queues that have hardly room left after a batch; a throttled one waits by itself."""
+    return {
+        queue
+        for queue, places in room.items()
+        if THROTTLED not in queue and places - given.get(queue, 0) <= FULL * sizes[queue]
+    }

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from mailweir.contracts.heartbeat import Heartbeat
 from mailweir.plumbing import keys
 from router.policy.compiled import CompiledPolicy
-from router.policy.reach import NOBODY, CutOff, Unreached, cut_off, unreached
+from router.policy.reach import NOBODY, CutOff, Unreached, cut_off, fleets, unreached
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +27,7 @@ class ReachReader:
         self._decode = msgspec.json.Decoder(Heartbeat).decode
         self._next = 0.0
         self._found: Unreached = NOBODY
+        self.fleets: frozenset[frozenset[str]] = frozenset()  # as old as the answer of ``get``
         self._seen: tuple[CompiledPolicy | None, Unreached] = (None, NOBODY)
         self._said: frozenset[CutOff] = frozenset()
 
@@ -39,9 +40,11 @@ class ReachReader:
                 bodies = self._redis.hvals(keys.WORKERS)
             except RedisError:
                 bodies = []
-            found = unreached(map(self._decode, bodies), time.time())
+            beats = [self._decode(body) for body in bodies]
+            found = unreached(beats, time.time())
             if found != self._found:
                 self._found = found
+            self.fleets = fleets(beats, time.time())
         return self._found
 
     def watch(self, compiled: CompiledPolicy) -> Unreached:

@@ -48,7 +48,8 @@ def router_loop(
             before = compiled[0][1] if compiled else None
             compiled[:] = [(found, compile_all(found, settings.region, before))]
         ready = compiled[0][1]
-        return Inputs(ready, snapshots.get(), fast.get(), reach.watch(ready.live))
+        unreached = reach.watch(ready.live)
+        return Inputs(ready, snapshots.get(), fast.get(), unreached, reach.fleets)
 
     def queues() -> tuple[str, ...]:
         """Every queue jobs may go to now: with a region of our own, those of all the policy's regions."""

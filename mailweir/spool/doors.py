@@ -13,7 +13,7 @@ from mailweir.contracts.job import Accepted, JobStatus, NewJob, NewMessage
 from mailweir.plumbing.database import Deadlock
 from mailweir.spool import statements as sql
 from mailweir.spool.base import Room
-from mailweir.spool.records import Conflict, Unstorable, flow_key
+from mailweir.spool.records import Conflict, Unstorable, flow_key, is_engaged
 from mailweir.spool.rows import json_of
 
 _decode_answer = msgspec.json.Decoder(Accepted).decode
@@ -158,6 +158,7 @@ class _Rows:
         meta = json_of(m.meta)
         bucket = m.bucket.value
         campaign = m.meta.campaign
+        engaged = is_engaged(m.bucket, m.meta)
         self.jobs = [
             (
                 job.id,
@@ -169,7 +170,7 @@ class _Rows:
                 job.recipient.lower(),
                 job.mail_from,
                 job.lane,
-                flow_key(job.lane, m.tenant, m.priority),
+                flow_key(job.lane, m.tenant, m.priority, engaged=engaged),
                 content.id,
                 None if job.variables is None else json_of(job.variables),
                 meta if not job.prepend else _own_meta(m, job),

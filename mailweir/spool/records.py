@@ -5,37 +5,44 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mailweir.contracts.events import Attempt
-from mailweir.contracts.job import Bucket, Job
+from mailweir.contracts.job import Bucket, Job, JobMeta
 from mailweir.contracts.lifecycle import WAITING, State
 from mailweir.contracts.route import Chunk, Orders
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """Waiting jobs that share lane, tenant and priority; claimed in due order."""
+    """Waiting jobs that share lane, tenant, priority and engagement; claimed in due order."""
 
     bucket: Bucket
     lane: str
     tenant: str
     priority: int
     head_due: float  # due time of its first job, policy seconds
+    engaged: bool = False  # marketing to recipients who lately opened or clicked
 
     @property
     def key(self) -> str:
         """The ``flow`` column."""
-        return flow_key(self.lane, self.tenant, self.priority)
+        return flow_key(self.lane, self.tenant, self.priority, engaged=self.engaged)
 
 
-def flow_key(lane: str, tenant: str, priority: int) -> str:
+def is_engaged(bucket: Bucket, meta: JobMeta) -> bool:
+    """Whether a job goes before others of its priority: engaged marketing (S22)."""
+    return bucket is Bucket.MARKETING and meta.engagement == "high"
+
+
+def flow_key(lane: str, tenant: str, priority: int, *, engaged: bool = False) -> str:
     """The ``flow`` column: a lane holds no ``|``, a tenant may."""
-    return f"{lane}|{tenant}|{priority}"
+    return f"{lane}|{tenant}|{priority}{'+' if engaged else ''}"
 
 
 def parse_flow(bucket: Bucket, key: str, head_due: float) -> Flow:
     """The flow behind its column."""
     lane, _, rest = key.partition("|")
     tenant, _, priority = rest.rpartition("|")
-    return Flow(bucket, lane, tenant, int(priority), head_due)
+    engaged = priority.endswith("+")
+    return Flow(bucket, lane, tenant, int(priority.removesuffix("+")), head_due, engaged)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from mailweir.spool.records import (
     Pick,
     check_due,
     flow_key,
+    is_engaged,
     parse_flow,
 )
 from mailweir.spool.rows import jobs_of, json_of
@@ -111,7 +112,7 @@ class Batch:
         seen = {job.id: job for job in self.jobs}
         _check(seen, dispatches, moves)
         flows = [
-            (p, flow_key(seen[i].lane, seen[i].tenant, p), i)
+            (p, _flow_of(seen[i], p), i)
             for i, p in (priorities or {}).items()
             if seen[i].priority != p
         ]
@@ -172,6 +173,10 @@ class Batch:
         spool._many(cursor, sql.PRIORITY, [row for row in flows if row[2] in won])
         spool._many(cursor, sql.DECISIONS_ADD, [_row(d) for d in decisions if d.job_id in won])
         return chunks
+
+
+def _flow_of(job: Job, priority: int) -> str:
+    return flow_key(job.lane, job.tenant, priority, engaged=is_engaged(job.bucket, job.meta))
 
 
 def _check(seen: dict[int, Job], dispatches: Sequence[Dispatch], moves: Sequence[Move]) -> None:

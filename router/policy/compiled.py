@@ -106,6 +106,7 @@ class CompiledPolicy:
             for rule in policy.rules
             if rule.action.priority is not None
         }
+        self.rivals = self._rivals()
         self._default = {bucket: self._default_shares(bucket) for bucket in BUCKETS}
         self._snapshot: Snapshot | None = None
         self._views: dict[tuple[str, str, str, bool], View] = {}
@@ -130,6 +131,18 @@ class CompiledPolicy:
 
         walk(order)
         return tuple(seen)
+
+    def _rivals(self) -> dict[Bucket, tuple[Bucket, ...]]:
+        """For each bucket the others that some source serves as well."""
+        kinds = [source.buckets for source in self.sources.values()]
+        return {
+            bucket: tuple(
+                other
+                for other in Bucket
+                if other is not bucket and any({bucket, other} <= kind for kind in kinds)
+            )
+            for bucket in Bucket
+        }
 
     def _default_shares(self, bucket: str) -> tuple[Share, ...]:
         """Where a bucket goes when no rule names a pool: its own setting, the pool of its name, the

@@ -1,8 +1,8 @@
 """Fair claiming: which waiting jobs the router takes next, when not all find room.
 
 Priority 1 goes before 10, waiting lifts a flow by one step per ``ageing`` seconds, so nobody starves.
-Flows of the same step share by tenant (weighted), then by lane, each round taking one job from the
-tenant that has had least for its weight.
+Within a step engaged recipients go first (S22), then flows share by tenant (weighted), then by lane, each
+round taking one job from the tenant that has had least for its weight.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ class FlowLike(Protocol):
     def priority(self) -> int: ...
     @property
     def head_due(self) -> float: ...
+    @property
+    def engaged(self) -> bool: ...
 
 
 F = TypeVar("F", bound=FlowLike)
@@ -58,10 +60,11 @@ def plan(
     lanes = dict(lane_room)
     got: dict[str, float] = {}
     picks: dict[int, int] = {}
-    by_step: dict[int, list[int]] = {}
+    by_step: dict[tuple[int, bool], list[int]] = {}
     for i, flow in enumerate(flows):
         if flow.head_due <= now:
-            by_step.setdefault(step(flow.priority, now - flow.head_due, ageing), []).append(i)
+            level = (step(flow.priority, now - flow.head_due, ageing), not flow.engaged)
+            by_step.setdefault(level, []).append(i)
     order: list[int] = []
     levels = sorted(by_step)
     for level in levels:

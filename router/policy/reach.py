@@ -38,6 +38,13 @@ def unreached(beats: Iterable[Heartbeat], now: float) -> dict[str, frozenset[str
     return {queue: sources for queue, sources in found.items() if sources}
 
 
+def fleets(beats: Iterable[Heartbeat], now: float) -> frozenset[frozenset[str]]:
+    """The sets of queues that live workers serve together; ``now``: real seconds."""
+    return frozenset(
+        frozenset(beat.queues) for beat in beats if not beat.stopping and beat.alive(now)
+    )
+
+
 def cut_off(compiled: CompiledPolicy, out: Unreached) -> list[CutOff]:
     """The sources of pools that jobs would need in a queue whose fleet does not reach them."""
     regions = compiled.policy.regions

@@ -342,6 +342,7 @@ class Flow:
     tenant: str
     priority: int
     head_due: float
+    engaged: bool = False
 
 
 _FLOWS = st.lists(
@@ -351,6 +352,7 @@ _FLOWS = st.lists(
         st.sampled_from(("a", "b", "c")),
         st.integers(1, 10),
         st.floats(NOW - 5000, NOW + 50),
+        st.booleans(),
     ),
     max_size=20,
     unique=True,
