@@ -8,9 +8,9 @@ generated from this file (``python -m console.docs``). Built once at an entry po
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -27,11 +27,23 @@ class Section(BaseModel):
 
 class ClockSettings(Section):
     origin: float = Field(
-        0.0, description="Real Unix seconds at which policy time equals real time."
+        0.0,
+        ge=0,
+        description="Real Unix seconds at which policy time equals real time; needed with another rate than 1, the same for all processes.",
     )
     rate: float = Field(
         1.0, gt=0, le=100_000, description="Policy seconds per real second; 1 in production."
     )
+
+    @model_validator(mode="after")
+    def _begins_somewhere(self) -> Self:
+        """From 1970 on, a faster clock would be centuries ahead by now: mail expires at once."""
+        if self.rate != 1 and not self.origin:
+            raise ValueError(
+                "a clock.rate other than 1 needs clock.origin, the real Unix time from which policy "
+                "time runs at that rate (now: `date +%s`); give every process the same"
+            )
+        return self
 
 
 class DatabaseSettings(Section):
