@@ -148,6 +148,8 @@ def _by_code(
         category = (row.cat or (row.cat5 if permanent else row.cat4)) if row else None
         if category is not None and category not in ("unknown", "delivered"):
             return _answer(category, reply, WEAK, f"enhanced-{reply.enhanced}", None, stage)
+    if stage in ("ehlo", "helo") and reply.code in (501, 504):
+        return _answer("dns_config", reply, PLAIN, f"code-{reply.code}", None, stage)
     plain = _PLAIN.get(reply.code or 0)
     if plain is not None:
         return _answer(plain, reply, PLAIN, f"code-{reply.code}", None, stage)

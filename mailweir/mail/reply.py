@@ -73,6 +73,14 @@ _IN_REPLY_TO = re.compile(
     r"helo|ehlo|starttls|initial connection|pipelined end of data)",
     re.IGNORECASE,
 )
+# qmail-remote's own words
+_QMAIL_STAGE = (
+    ("but my name was rejected", "ehlo"),
+    ("but sender was rejected", "mail"),
+    ("does not like recipient", "rcpt"),
+    ("failed on data command", "data"),
+    ("failed after i sent the message", "dot"),
+)
 _STAGE_OF = {
     "end of data": "dot",
     "pipelined end of data": "dot",
@@ -108,8 +116,13 @@ def read(reply: str) -> Reply:
     if code is not None:  # the code of every line; another number may be a wait or a size
         plain = re.sub(rf"(?:^|(?<=[\s;:])){code}[ \-]+(?=\S)", " ", plain + " ")
     plain = _BLANKS.sub(" ", plain).strip()
-    stage = _STAGE_OF[stage_found[1].lower()] if stage_found else None
+    stage = _STAGE_OF[stage_found[1].lower()] if stage_found else _qmail_stage(text)
     return Reply(plain, code, enhanced, stage)
+
+
+def _qmail_stage(text: str) -> str | None:
+    low = text.lower()
+    return next((stage for words, stage in _QMAIL_STAGE if words in low), None)
 
 
 def _code(text: str) -> int | None:
