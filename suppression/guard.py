@@ -22,6 +22,7 @@ from mailweir.plumbing import keys
 from mailweir.plumbing.clock import REAL, Clock
 from mailweir.plumbing.database import Database
 from mailweir.plumbing.install import derive, keyed_hash
+from mailweir.plumbing.wire import wire_of
 from suppression import store
 from suppression.entries import Held, decode, verdict
 
@@ -95,11 +96,6 @@ class _Base:
     def _failed(self) -> None:
         self._asked_again_at = time.monotonic() + AWAY
 
-    def _pipeline(self, pipe: Any, flat: Sequence[str]) -> Any:
-        pipe.mget(keys.EPOCH, keys.SUPPRESSION_READY)
-        pipe.hmget(keys.SUPPRESSION, [self._hash(key) for key in flat])
-        return pipe
-
     def _read(self, answer: list[Any], flat: Sequence[str]) -> dict[str, list[Held]] | None:
         (epoch, ready), values = answer
         if epoch is None or epoch != ready:
@@ -133,7 +129,9 @@ class Guard(_Base):
         if flat and not self._away():
             try:
                 with self._redis.pipeline(transaction=True) as pipe:
-                    held = self._read(self._pipeline(pipe, flat).execute(), flat)
+                    pipe.mget(keys.EPOCH, keys.SUPPRESSION_READY)
+                    pipe.hmget(keys.SUPPRESSION, [self._hash(key) for key in flat])
+                    held = self._read(pipe.execute(), flat)
             except RedisError:
                 self._failed()
         if held is None:
@@ -148,7 +146,7 @@ class AsyncGuard(_Base):
         self, client: redis.asyncio.Redis, database: Database, secret: bytes, clock: Clock = REAL
     ) -> None:
         super().__init__(database, secret, clock)
-        self._redis = client
+        self._wire = wire_of(client)
 
     async def check(self, asks: Sequence[Ask]) -> list[str | None]:
         """The reason each may not be mailed, or None; raises as :meth:`Guard.check`."""
@@ -157,8 +155,13 @@ class AsyncGuard(_Base):
         held: dict[str, list[Held]] | None = None
         if flat and not self._away():
             try:
-                async with self._redis.pipeline(transaction=True) as pipe:
-                    held = self._read(await self._pipeline(pipe, flat).execute(), flat)
+                replies = await self._wire.run(
+                    ("MULTI",),
+                    ("MGET", keys.EPOCH, keys.SUPPRESSION_READY),
+                    ("HMGET", keys.SUPPRESSION, *(self._hash(key) for key in flat)),
+                    ("EXEC",),
+                )
+                held = self._read(replies[-1], flat)
             except RedisError:
                 self._failed()
         if held is None:

@@ -24,6 +24,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from mailweir.plumbing import keys
+from mailweir.plumbing.wire import Command, wire_of
 from workers.policy import concurrency
 
 log = structlog.get_logger(__name__)
@@ -67,20 +68,20 @@ class RedisLeases:
     """The book in Redis: one script call per place, one round trip for all."""
 
     def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+        self._wire = wire_of(redis)
         self._text = Path(__file__).with_name("connections.lua").read_text()
 
     async def claim(self, worker: str, claims: Sequence[Claim], seconds: float) -> list[Held]:
         """See :class:`LeaseBook`."""
-        pipe = self._redis.pipeline(transaction=False)
+        commands: list[Command] = []
         for source, site, want, cap in claims:
             name = keys.connection_leases(source, site)
             # the whole text: a restarted server knows no script, and this call is rare
-            pipe.eval(
-                self._text, 2, name, f"{name}:wanting",
-                worker, str(want), str(cap), repr(seconds),
-            )  # fmt: skip
-        return [Held(int(leases), int(wanting)) for leases, wanting in await pipe.execute()]
+            script = ("EVAL", self._text, 2, name, f"{name}:wanting")
+            commands.append((*script, worker, want, cap, repr(seconds)))
+        return [
+            Held(int(leases), int(wanting)) for leases, wanting in await self._wire.run(*commands)
+        ]
 
 
 @dataclass(slots=True)

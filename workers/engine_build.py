@@ -19,6 +19,7 @@ from mailweir.plumbing.policies import PolicyWatch
 from mailweir.plumbing.redis import connect, connect_async
 from mailweir.plumbing.secrets import Secrets
 from mailweir.plumbing.settings import Settings
+from mailweir.plumbing.wire import wire_of
 from mailweir.spool.store import open_spool
 from suppression.guard import AsyncGuard
 from workers.archive import Archive
@@ -205,6 +206,7 @@ class Worker:
         await self._transport.close()
         await self._connections.release()
         await self._destinations.close()
+        await wire_of(self._redis).close()
         await self._redis.aclose()
         self._sync.close()
         if self._geo is not None:

@@ -27,6 +27,7 @@ from mailweir.contracts.lifecycle import State
 from mailweir.plumbing import keys
 from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.database import DatabaseUnavailable
+from mailweir.plumbing.wire import Command, wire_of
 from suppression.guard import Ask as Question
 from suppression.guard import AsyncGuard
 from workers.policy import tokens
@@ -49,6 +50,8 @@ ROUTER_LOOKS = 0.25
 the same decision."""
 BLIND_WAIT = 5.0
 """Real seconds a job stays away while neither Redis nor SQL can say whether it may go."""
+
+_NEVER: tuple[float, str | None] = (-math.inf, None)
 
 GATED = Counter("mailweir_gate_total", "Mails at the gate, by what was said.", ["said"])
 
@@ -75,6 +78,11 @@ class Purse:
     promised: deque[float] = field(default_factory=deque)  # when more tokens, ours too, are there
     places: deque[float] = field(default_factory=deque)  # for those without a token
     cleared: dict[int, tuple[float, str | None]] = field(default_factory=dict)
+
+    def short(self, arrived: int, waited: int, now: float) -> bool:
+        """Whether these need tokens that are not there, or too old."""
+        old = bool(self.left or self.promised) and now > self.good_until
+        return old or self.asks(arrived, waited, now) > 0
 
     def asks(self, arrived: int, waited: int, now: float) -> int:
         """Tokens to ask for. Who waited for a place asks again; a newcomer may take a place that was
@@ -122,7 +130,7 @@ class Gate:
         """``reroute``: setting ``worker.reroute``."""
         self._guard = guard
         self._limiter = limiter
-        self._redis = redis
+        self._wire = wire_of(redis)
         self._clock = clock
         self._max_wait = max_wait
         self._reroute = reroute
@@ -252,7 +260,15 @@ class Gate:
                 entry.paid = None
         asking = {p: [e for e in some if e.paid is None] for p, some in groups.items()}
         askers = {p: (len(some), sum(e.waited for e in some)) for p, some in asking.items()}
-        await asyncio.gather(self._clear(batch, groups), self._fill(askers))
+        fresh = time.monotonic() - CLEARED_FOR
+        stale = [e for e in batch if e.purse.cleared.get(e.job.id, _NEVER)[0] <= fresh]
+        short = any(purse.short(*some, now) for purse, some in askers.items())
+        if stale and short:
+            await asyncio.gather(self._clear(stale, groups), self._fill(askers))
+        elif stale:
+            await self._clear(stale, groups)
+        elif short:
+            await self._fill(askers)
         going: list[_Entry] = []
         for purse, some in groups.items():
             for entry in sorted(some, key=lambda e: not e.waited):
@@ -280,15 +296,12 @@ class Gate:
                 entry.purse.jobs.pop(entry.job.id, None)
                 _answer(entry, None)
 
-    async def _clear(self, batch: list[_Entry], purses: Iterable[Purse]) -> None:
-        """Ask the suppression list for everybody of these chunks, where an answer has grown old."""
+    async def _clear(self, stale: list[_Entry], purses: Iterable[Purse]) -> None:
+        """Ask the suppression list for these mails, and for everybody still to come of their chunks."""
         now = time.monotonic()
-        fresh = now - CLEARED_FOR
-        if all(e.purse.cleared.get(e.job.id, (0.0, None))[0] > fresh for e in batch):
-            return
         asked = [(purse, job) for purse in purses for job in purse.jobs.values()]
         # a mail that begins anew after a broken connection is no longer among them
-        asked += [(e.purse, e.job) for e in batch if e.job.id not in e.purse.jobs]
+        asked += [(e.purse, e.job) for e in stale if e.job.id not in e.purse.jobs]
         reasons = await self._guard.check(
             [Question(job.recipient, job.tenant, job.bucket, job.mail_from) for _, job in asked]
         )
@@ -340,22 +353,17 @@ class Gate:
 
     async def _mark(self, going: list[_Entry]) -> None:
         """Book before the act: from here on a crash makes these jobs uncertain (N41)."""
-        marks: dict[int, dict[Any, Any]] = defaultdict(dict)  # redis-py's mapping is invariant
+        marks: dict[int, list[int | str]] = defaultdict(list)
         now = f"{self._clock.now():.3f}"
         for entry in going:
-            marks[entry.purse.chunk_id][str(entry.job.id)] = now
+            marks[entry.purse.chunk_id] += (entry.job.id, now)
         new = marks.keys() - self._marked
         try:
-            if len(marks) == 1 and not new:
-                [(chunk_id, mapping)] = marks.items()
-                await self._redis.hset(keys.in_data(chunk_id), mapping=mapping)
-                return
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for chunk_id, mapping in marks.items():
-                    pipe.hset(keys.in_data(chunk_id), mapping=mapping)
-                for chunk_id in new:
-                    pipe.expire(keys.in_data(chunk_id), MARK_KEEP)
-                await pipe.execute()
+            commands: list[Command] = [
+                ("HSET", keys.in_data(c), *some) for c, some in marks.items()
+            ]
+            commands += [("EXPIRE", keys.in_data(c), MARK_KEEP) for c in new]
+            await self._wire.run(*commands)
             self._marked |= new
         except RedisError as error:
             # The reconciler counts every taken job as marked when it cannot read the marks.

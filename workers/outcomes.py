@@ -24,6 +24,7 @@ from mailweir.contracts.lifecycle import State
 from mailweir.plumbing import keys
 from mailweir.plumbing.database import DatabaseUnavailable
 from mailweir.plumbing.events import ATTEMPT, announce_async
+from mailweir.plumbing.wire import Command, wire_of
 from mailweir.spool.store import Outcome, Spool
 from workers.policy.outcome import PathEvent
 from workers.throttle.types import Booking, Limiter
@@ -76,7 +77,7 @@ class OutcomeWriter:
     ) -> None:
         self._spool = spool
         self._limiter = limiter
-        self._redis = redis
+        self._wire = wire_of(redis)
         self._executor = executor
         self._rows = rows
         self._delay = delay
@@ -163,7 +164,7 @@ class OutcomeWriter:
             LOST.inc(len(lost))
             log.warning("outcomes of jobs no longer ours", jobs=len(lost))
         written = [o.attempt.id for o in batch if o.attempt is not None and o.job_id not in lost]
-        await announce_async(self._redis, ATTEMPT, written)
+        await announce_async(self._wire, ATTEMPT, written)
         if closing:
             await self._forget_marks(closing)
         for chunk_id in closing:
@@ -237,20 +238,22 @@ class OutcomeWriter:
         """What the router's window follows: jobs finished per queue and slot of time."""
         slot = int(time.time() // keys.FLEET_SLOT)
         # between two writes lie fewer slots than that, or the key has expired
-        old = [str(slot - back) for back in range(SLOTS_KEPT, 2 * SLOTS_KEPT)]
+        old = [slot - back for back in range(SLOTS_KEPT, 2 * SLOTS_KEPT)]
         try:
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for queue, count in finished.items():
-                    key = keys.FLEET.format(queue=queue)
-                    pipe.hincrby(key, str(slot), count)
-                    pipe.hdel(key, *old)
-                    pipe.expire(key, int(keys.FLEET_SLOT * SLOTS_KEPT))
-                await pipe.execute()
+            commands: list[Command] = []
+            for queue, count in finished.items():
+                key = keys.FLEET.format(queue=queue)
+                commands += (
+                    ("HINCRBY", key, slot, count),
+                    ("HDEL", key, *old),
+                    ("EXPIRE", key, int(keys.FLEET_SLOT * SLOTS_KEPT)),
+                )
+            await self._wire.run(*commands)
         except RedisError as error:
             log.warning("finished jobs not counted", error=type(error).__name__)
 
     async def _forget_marks(self, chunk_ids: Sequence[int]) -> None:
         try:
-            await self._redis.unlink(*(keys.in_data(c) for c in chunk_ids))
+            await self._wire.run(("UNLINK", *(keys.in_data(c) for c in chunk_ids)))
         except RedisError as error:
             log.warning("marks not removed; they expire", error=type(error).__name__)

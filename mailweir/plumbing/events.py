@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import msgspec
 import prometheus_client
 import redis
-import redis.asyncio
 from redis.exceptions import RedisError
 from sqlalchemy import Connection, Table, bindparam, delete, insert, select, update
 
@@ -28,6 +27,7 @@ from mailweir.contracts.events import Feedback
 from mailweir.contracts.ids import RANDOM_BITS
 from mailweir.plumbing import keys
 from mailweir.plumbing.database import Database
+from mailweir.plumbing.wire import Wire
 from mailweir.spool.schema import attempts, counters, feedback, positions
 
 ATTEMPT = "attempt"
@@ -66,12 +66,13 @@ def announce(client: redis.Redis, kind: str, ids: Sequence[int]) -> None:
         _LOST.labels(kind).inc(len(ids))
 
 
-async def announce_async(client: redis.asyncio.Redis, kind: str, ids: Sequence[int]) -> None:
+async def announce_async(wire: Wire, kind: str, ids: Sequence[int]) -> None:
     """The same for asyncio."""
     if not ids:
         return
+    entry = (part for pair in _entry(kind, ids).items() for part in pair)
     try:
-        await client.xadd(keys.EVENTS, _entry(kind, ids), maxlen=STREAM_LENGTH, approximate=True)
+        await wire.run(("XADD", keys.EVENTS, "MAXLEN", "~", STREAM_LENGTH, "*", *entry))
     except RedisError:
         _LOST.labels(kind).inc(len(ids))
 

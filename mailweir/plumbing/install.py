@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import os
 import secrets
+from functools import lru_cache
 from pathlib import Path
 
 from mailweir.plumbing.settings import Settings
@@ -72,4 +73,13 @@ def derive(key: bytes, purpose: str) -> bytes:
 
 def keyed_hash(key: bytes, text: str) -> str:
     """What stands for an address where no address may be: 16 hex characters of HMAC-SHA256."""
-    return hmac.digest(key, text.encode(), "sha256")[:8].hex()
+    # a copy of the keyed state: the one-shot function lets go of the interpreter lock, which costs an
+    # event loop more than the hash
+    mac = _keyed(key).copy()
+    mac.update(text.encode())
+    return mac.digest()[:8].hex()
+
+
+@lru_cache(maxsize=64)
+def _keyed(key: bytes) -> hmac.HMAC:
+    return hmac.new(key, digestmod="sha256")

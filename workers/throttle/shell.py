@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import secrets
 import time
@@ -15,6 +16,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from mailweir.plumbing import keys
 from mailweir.plumbing.clock import Clock
+from mailweir.plumbing.wire import Command, wire_of
 from workers.policy import tokens
 from workers.throttle.layers import Ask, Layer
 from workers.throttle.twin import PROBE_LEASE, MemoryThrottle
@@ -54,13 +56,16 @@ class Throttle:
         share: Callable[[], int] = lambda: 1,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._redis = redis
+        self._wire = wire_of(redis)
         self._clock = clock
         self._share = share
         self._chance = chance
         self._scripts = {
-            name: redis.register_script((_HERE / f"{name}.lua").read_text())
-            for name in ("take", "give_back", "book")
+            name: (_HERE / f"{name}.lua").read_text() for name in ("take", "give_back", "book")
+        }
+        self._hashes = {
+            name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+            for name, text in self._scripts.items()
         }
         self._left: dict[str, int] = {}  # slot key -> what was left at the last look
         self._local: MemoryThrottle | None = None
@@ -99,7 +104,7 @@ class Throttle:
                 await self._local.give_back(grant, count)
             return
         try:
-            await self._run("give_back", self._give_back_args(grant, count))
+            await self._many("give_back", [self._give_back_args(grant, count)])
         except (RedisError, OSError) as error:
             log.warning("tokens not given back", error=type(error).__name__)
 
@@ -195,29 +200,20 @@ class Throttle:
             args += (layer.kind, repr(layer.a), repr(layer.b))
         return names, args
 
-    async def _run(self, name: str, call: tuple[list[str], list[str]]) -> object:
-        return await self._scripts[name](keys=call[0], args=call[1])
-
     async def _many(
         self, name: str, calls: list[tuple[list[str], list[str]]]
     ) -> list[list[int | bytes]]:
         """Run a script for each call, in one round trip."""
-        script = self._scripts[name]
-        if len(calls) == 1:
-            return [await script(keys=calls[0][0], args=calls[0][1])]
-        for again in (True, False):
-            pipe = self._redis.pipeline(transaction=False)
-            for names, args in calls:
-                pipe.evalsha(script.sha, len(names), *names, *args)
-            try:
-                return list(await pipe.execute())
-            except NoScriptError:
-                if not again:
-                    raise
-                # A restarted server forgot the script. What a part of the calls took is lost: the
-                # safe side.
-                await self._redis.script_load(script.script)
-        raise AssertionError("unreachable")
+        sha = self._hashes[name]
+        commands: list[Command] = [
+            ("EVALSHA", sha, len(names), *names, *args) for names, args in calls
+        ]
+        try:
+            return await self._wire.run(*commands)
+        except NoScriptError:
+            # A restarted server forgot the script. What a part of the calls took is lost: the safe side.
+            load: Command = ("SCRIPT", "LOAD", self._scripts[name])
+            return (await self._wire.run(load, *commands))[1:]
 
     def _lost(self, error: Exception) -> None:
         if self._local is None:
@@ -262,4 +258,4 @@ class Throttle:
             counts = tuple(layer for layer in grant.ask.layers if layer.kind == "count")
             if counts:
                 debit = grant._replace(ask=grant.ask._replace(layers=counts))
-                await self._run("give_back", self._give_back_args(debit, -count))
+                await self._many("give_back", [self._give_back_args(debit, -count)])
