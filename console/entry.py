@@ -14,6 +14,7 @@ import structlog
 from console.opening import clock_of
 from mailweir.contracts.job import Bucket
 from mailweir.plumbing import keys
+from mailweir.plumbing.heap import settle_heap
 from mailweir.plumbing.settings import Settings, load
 from mailweir.plumbing.telemetry import configure_logging
 
@@ -96,6 +97,7 @@ def run_router(buckets: Sequence[Bucket]) -> None:
     settings = start(f"router-{'-'.join(buckets)}")
     with ExitStack() as stack:
         loop = router_loop(settings, clock_of(settings), buckets, stack)
+        settle_heap()
         loop.run(Stop())
 
 
@@ -123,7 +125,9 @@ def run_reputation() -> None:
 
     settings = start("reputation")
     with ExitStack() as stack:
-        reputation_process(settings, clock_of(settings), stack).run(Stop())
+        process = reputation_process(settings, clock_of(settings), stack)
+        settle_heap()
+        process.run(Stop())
 
 
 def run_flower() -> None:

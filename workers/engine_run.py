@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from functools import cache
 
+import msgspec
 import structlog
 from prometheus_client import Histogram
 
@@ -41,8 +42,7 @@ SECONDS = Histogram(
 _seconds_of = cache(SECONDS.labels)  # asked for every mail
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(msgspec.Struct, frozen=True):
     """A job composed, with where its limits lie."""
 
     work: Work

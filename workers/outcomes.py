@@ -12,9 +12,9 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from functools import cache
 
+import msgspec
 import structlog
 from prometheus_client import Counter, Histogram
 from redis.asyncio import Redis
@@ -50,8 +50,7 @@ WRITE = Histogram(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class PathNote:
+class PathNote(msgspec.Struct, frozen=True):
     """What one attempt said of its path."""
 
     source: str

@@ -16,6 +16,7 @@ from celery import Celery, signals
 from mailweir.contracts.route import Chunk
 from mailweir.plumbing.celery import make_app, settings_of
 from mailweir.plumbing.envelope import DELIVER_TASK
+from mailweir.plumbing.heap import settle_heap
 from mailweir.plumbing.settings import load
 from workers.engine_build import Worker
 from workers.pool_hooks import on_drain, on_loop_start, on_stopping
@@ -71,6 +72,7 @@ async def _build() -> None:
         concurrency=_Process.concurrency,
     )
     await worker.start()
+    settle_heap()
     _Process.worker = worker
 
 

@@ -18,6 +18,7 @@ RANDOM_BITS = 22  # below the milliseconds: node and sequence
 SEQUENCE_BITS = 10
 NODES = 1 << (RANDOM_BITS - SEQUENCE_BITS)
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case
+_PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]  # two characters a step
 _VALUES = {c: i for i, c in enumerate(_ALPHABET)}
 TEXT_LENGTH = 13
 
@@ -88,11 +89,16 @@ def new_ids(count: int) -> list[int]:
 
 def format_id(value: int) -> str:
     """The 13-character text of an id, as users see it."""
-    out = []
-    for _ in range(TEXT_LENGTH):
-        out.append(_ALPHABET[value & 31])
-        value >>= 5
-    return "".join(reversed(out))
+    pairs = _PAIRS
+    return (
+        _ALPHABET[value >> 60 & 31]
+        + pairs[value >> 50 & 1023]
+        + pairs[value >> 40 & 1023]
+        + pairs[value >> 30 & 1023]
+        + pairs[value >> 20 & 1023]
+        + pairs[value >> 10 & 1023]
+        + pairs[value & 1023]
+    )
 
 
 def parse_id(text: str) -> int:

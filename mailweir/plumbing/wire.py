@@ -9,6 +9,7 @@ Measured in ``docs/performance.md``; ``tests/contract/test_wire.py`` holds it ag
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -17,7 +18,6 @@ from weakref import WeakKeyDictionary
 import hiredis
 import redis.asyncio
 from redis._parsers.base import BaseParser
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -72,7 +72,7 @@ class _Line(asyncio.Protocol):
             self._loop.call_soon(self._write)
         self._unsent += packed
         self._asked.append(_Asked(len(packed), said, self._loop.time() + self._timeout))
-        if self._timer is None:
+        if self._timer is None and self._timeout < math.inf:
             self._timer = self._loop.call_later(self._timeout, self._late)
         return said
 
@@ -132,7 +132,7 @@ class Wire:
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._pool = client.connection_pool
-        self._connection: AbstractConnection | None = None
+        self._connection: Any = None
         self._line: _Line | None = None
         self._dialling: asyncio.Lock = asyncio.Lock()
 
@@ -168,12 +168,10 @@ class Wire:
             if self._line is not None and self._line.lost is None:
                 return self._line  # somebody dialled while we waited
             await self.close()
-            make = cast(Callable[[], AbstractConnection], self._pool.make_connection)
-            connection = make()
+            connection = cast(Any, self._pool).make_connection()  # redis-py types it by half
             await connection.connect()
-            writer = cast(Any, connection)._writer
-            transport = cast(asyncio.Transport, writer.transport)
-            line = _Line(transport, connection.socket_timeout)
+            transport = cast(asyncio.Transport, connection._writer.transport)
+            line = _Line(transport, connection.socket_timeout or math.inf)
             transport.set_protocol(line)
             self._connection, self._line = connection, line
             return line

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from mailweir.contracts.events import Attempt
 from mailweir.contracts.job import Bucket, Job, JobMeta
 from mailweir.contracts.lifecycle import WAITING, State
@@ -90,8 +92,7 @@ class Move:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(msgspec.Struct, frozen=True):
     """A taken job as the worker needs it."""
 
     job: Job
@@ -101,8 +102,7 @@ class Work:
     content_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What became of a taken job. ``attempt`` is None when no attempt was spent (held, given back)."""
 
     job_id: int

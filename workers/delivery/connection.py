@@ -68,11 +68,10 @@ class Connection:
     mails: int = 0  # transactions begun
     need_rset: bool = False
     idle: asyncio.TimerHandle | None = field(default=None, repr=False)
+    name: str = field(init=False)  # ``host:port`` for journals
 
-    @property
-    def name(self) -> str:
-        """``host:port`` for journals."""
-        return f"{self.dial.hop.host}:{self.dial.hop.port}"
+    def __post_init__(self) -> None:
+        self.name = f"{self.dial.hop.host}:{self.dial.hop.port}"
 
     def learn(self, extensions: dict[str, str]) -> None:
         """Take the offer of an EHLO reply (keywords lower-case)."""

@@ -32,11 +32,17 @@ def masker(address: str) -> tuple[re.Pattern[str], str]:
     )
 
 
+def names(text: str, address: str) -> bool:
+    """Whether ``text`` may name ``address``; a cheap question before :func:`hide`."""
+    local = address.rpartition("@")[0] or address
+    return "@" in text or local.lower() in text.lower()
+
+
 def hide(text: str, address: str) -> str:
     """``text`` with every occurrence of ``address`` masked."""
-    local = address.rpartition("@")[0] or address
-    if "@" not in text and local.lower() not in text.lower():
+    if not names(text, address):
         return text
+    local = address.rpartition("@")[0] or address
     pattern, replacement = masker(address)
     text = pattern.sub(replacement, text)
     if len(local) > 3 and local.lower() in text.lower():

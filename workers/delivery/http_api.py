@@ -13,10 +13,11 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 import httpx
+import msgspec
 import tenacity
 
 from mailweir.contracts.policy import Source
@@ -152,7 +153,7 @@ class HttpApi:
             envelope.job_id, answer.stage, answer.code, text, host, took, answer.dot_sent,
             answer.error, tls, told if self._settings.conversation else None,
         )  # fmt: skip
-        return replace(result, retry_after=answer.retry_after)
+        return msgspec.structs.replace(result, retry_after=answer.retry_after)
 
 
 def judge(kind: str, response: httpx.Response) -> _Answer:

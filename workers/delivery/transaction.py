@@ -16,7 +16,7 @@ from mailweir.contracts.ids import format_id
 from mailweir.plumbing.settings import SmtpSettings
 from workers.delivery import conversation
 from workers.delivery.connection import Connection
-from workers.delivery.conversation import MAX_LINE, Step, hide, mask_address
+from workers.delivery.conversation import MAX_LINE, hide, mask_address, names
 from workers.delivery.replies import Reply
 from workers.delivery.smtp import SessionLost
 from workers.delivery.types import Envelope, Result
@@ -52,7 +52,7 @@ class _Attempt:
         self.begun = begun
         self.dot_sent = False
         self.stage = "mail"
-        self.steps: list[Step] = []
+        self.steps: list[tuple[float, str, str]] = []  # loop time, direction, line as it was
 
 
 class Mailer:
@@ -266,17 +266,21 @@ class Mailer:
 
     # --- results ----------------------------------------------------------------------------
     def _note(self, attempt: _Attempt, direction: str, text: str) -> None:
-        ms = round((self._clock() - attempt.begun) * 1000)
-        attempt.steps.append((ms, direction, text[:MAX_LINE]))
+        attempt.steps.append((self._clock(), direction, text))
 
     def _tell(self, attempt: _Attempt) -> str | None:
         if not self._settings.conversation:
             return None
         connection = self._connection
-        rcpt = attempt.envelope.rcpt
+        begun, rcpt = attempt.begun, attempt.envelope.rcpt
+        named = names("\n".join(text for _, way, text in attempt.steps if way == "<"), rcpt)
         steps = [
-            (ms, way, hide(text, rcpt)) if way == "<" else (ms, way, text)
-            for ms, way, text in attempt.steps
+            (
+                round((at - begun) * 1000),
+                way,
+                (hide(text, rcpt) if named and way == "<" else text)[:MAX_LINE],
+            )
+            for at, way, text in attempt.steps
         ]
         if attempt.number == 1:
             steps = connection.handshake.steps + steps

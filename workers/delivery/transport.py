@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 
+import msgspec
+
 from mailweir.contracts.policy import Provider, Source
 from mailweir.mail.classify import classify
 from mailweir.plumbing.secrets import Secrets
@@ -93,14 +95,16 @@ class _Work:
             if self.alive():
                 self.queue.appendleft(self.envelopes[result.job_id])
                 return
-        self.on_result(replace(result, layer="connection") if self.dead else result)
+        if self.dead:
+            result = msgspec.structs.replace(result, layer="connection")
+        self.on_result(result)
 
     def settle(
         self, envelope: Envelope, failed: ConnectFailed | Broken | Result | None, host: str
     ) -> None:
         """End an envelope by a connection-layer failure."""
         if isinstance(failed, Result):
-            self.on_result(replace(failed, job_id=envelope.job_id))
+            self.on_result(msgspec.structs.replace(failed, job_id=envelope.job_id))
             return
         if isinstance(failed, Broken):
             reply = failed.lost.reply

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+import msgspec
+
 # searched for by their first byte: half the time of counting CRLF, CR and LF, or of ``in``
 _BARE_CR, _BARE_LF = re.compile(rb"\r(?!\n)"), re.compile(rb"\n(?<!\r\n)")
 _DOT_LINE = re.compile(rb"\r\n\.")
@@ -113,8 +115,7 @@ class Destination:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True, gc=False):
     """How one attempt ended. Accepted is ``code // 100 == 2 and stage == "dot"``, nothing else.
 
     ``stage``: dns, connect, banner, ehlo, starttls, auth, mail, rcpt, data, dot (HTTP APIs: dot).
