@@ -131,7 +131,7 @@ class Wire:
     and again after the connection was lost. Nothing is tried twice."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
-        self._pool = client.connection_pool
+        self.pool = client.connection_pool
         self._connection: Any = None
         self._line: _Line | None = None
         self._dialling: asyncio.Lock = asyncio.Lock()
@@ -168,7 +168,7 @@ class Wire:
             if self._line is not None and self._line.lost is None:
                 return self._line  # somebody dialled while we waited
             await self.close()
-            connection = cast(Any, self._pool).make_connection()  # redis-py types it by half
+            connection = cast(Any, self.pool).make_connection()  # redis-py types it by half
             await connection.connect()
             transport = cast(asyncio.Transport, connection._writer.transport)
             line = _Line(transport, connection.socket_timeout or math.inf)

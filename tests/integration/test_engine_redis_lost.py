@@ -13,6 +13,7 @@ from mailweir.contracts.policy import Throttle as Limit
 from mailweir.contracts.snapshot import PathState, Snapshot
 from mailweir.plumbing import keys
 from mailweir.plumbing.clock import Clock
+from mailweir.plumbing.wire import wire_of
 from mailweir.spool.schema import attempts
 from tests.contract.throttle.conftest import Hand
 from tests.integration.engine_rig import Rig, policy_for, settings_for
@@ -57,6 +58,7 @@ async def test_counted_limits_wait_for_the_recount(
         [after] = await throttle.take([(ask, 100)])
         granted, layer = granted + after.granted, after.layer
     assert granted == 20, "50 a day, 30 are gone"
+    await wire_of(client).close()
     await client.aclose()
 
 
@@ -74,8 +76,10 @@ async def test_away_a_worker_grants_its_share_and_debits_it_on_return(
     clock.move(60)
     [seen] = await throttle.take([(ask, 20)])
     assert seen.granted == 20
-    good = client.connection_pool
-    client.connection_pool = Redis.from_url("unix:///nonexistent/mailweir.sock").connection_pool
+    wire = wire_of(client)
+    good = wire.pool
+    wire.pool = Redis.from_url("unix:///nonexistent/mailweir.sock").connection_pool
+    await wire.close()
     granted = 0
     for _ in range(400):
         clock.move(1.0)
@@ -84,10 +88,11 @@ async def test_away_a_worker_grants_its_share_and_debits_it_on_return(
         granted += grant.granted
     assert granted == (100 - 20) // 4
     assert throttle.local
-    client.connection_pool = good
+    wire.pool = good
     throttle._again = 0.0  # the pause before it asks Redis again
     [back] = await throttle.take([(ask, 1)])
     assert not back.local
     slot = int(clock.now() // DAY)
     assert int(redis_clean.get(keys.counted(cap.name, slot)) or 0) == 20 + granted + back.granted
+    await wire_of(client).close()
     await client.aclose()
