@@ -153,7 +153,7 @@ class _Desk:
         row = self._event(who)
         with self._projection.adding(touched) as conn:
             changed = store.add(conn, entries)
-            told = insert_feedback(conn, row)
+            told = insert_feedback(conn, [row])
             self._spool.add_mark(who.job_id, Mark.UNSUBSCRIBED, conn)
         if told:
             announce(self._redis, FEEDBACK, [row["id"]])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from mailweir.contracts.events import Feedback
@@ -35,9 +36,28 @@ def feedback_row(
     }
 
 
-def insert_feedback(conn: Connection, row: dict[str, Any]) -> bool:
-    """Write the row unless its event id is there. Whether it is new."""
+AT_ONCE = 100
+"""Rows of one statement."""
+
+
+def known_feedback(conn: Connection, event_ids: Sequence[str]) -> set[str]:
+    """Those event ids (as :func:`feedback_row` cuts them) that were taken before."""
+    known: set[str] = set()
+    for start in range(0, len(event_ids), 500):
+        some = select(feedback.c.event_id).where(
+            feedback.c.event_id.in_([text[:255] for text in event_ids[start : start + 500]])
+        )
+        known.update(conn.execute(some).scalars())
+    return known & set(event_ids)
+
+
+def insert_feedback(conn: Connection, rows: Sequence[dict[str, Any]]) -> set[int]:
+    """Write the rows whose event ids are not there; the ids of those written."""
     make = postgresql.insert if conn.dialect.name == "postgresql" else sqlite.insert
-    statement = make(feedback).values(row).on_conflict_do_nothing(index_elements=["event_id"])
-    # the row comes back only if it was written: drivers disagree about counts
-    return conn.execute(statement.returning(feedback.c.id)).first() is not None
+    written: set[int] = set()
+    for start in range(0, len(rows), AT_ONCE):
+        statement = make(feedback).values(rows[start : start + AT_ONCE])
+        statement = statement.on_conflict_do_nothing(index_elements=["event_id"])
+        # a row comes back only if it was written: drivers disagree about counts
+        written.update(conn.execute(statement.returning(feedback.c.id)).scalars())
+    return written

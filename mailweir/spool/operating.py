@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import TypeVar
 
 from sqlalchemy import Connection
@@ -80,15 +80,20 @@ class Operating(Room):
 
     def add_mark(self, job_id: int, mark: Mark, conn: Connection | None = None) -> bool:
         """Add what feedback tells of a job; marks only accumulate. Whether it is new."""
+        return self.add_marks(job_id, {mark}, conn)
+
+    def add_marks(self, job_id: int, new: Set[Mark], conn: Connection | None = None) -> bool:
+        """The same for several at once."""
 
         def work(cursor: DBAPICursor) -> bool:
             rows = self._rows(cursor, sql.MARKS_OF, (job_id,))
             if not rows:
                 return False
             marks = set(rows[0][0].split())
-            if mark.value in marks:
+            wanted = marks | {mark.value for mark in new}
+            if wanted == marks:
                 return False
-            self._run(cursor, sql.MARK, (" ".join(sorted(marks | {mark.value})), job_id))
+            self._run(cursor, sql.MARK, (" ".join(sorted(wanted)), job_id))
             return True
 
         return self._inside(work, conn)

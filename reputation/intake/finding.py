@@ -29,32 +29,90 @@ CANDIDATES = 50
 BY_MAIL = frozenset({"dsn", "bounce", "arf", "autoreply", "mail"})
 """Reports that come by mail: anyone can write one."""
 
-_COLUMNS = (jobs.c.id, jobs.c.message_id, jobs.c.tenant, jobs.c.bucket, jobs.c.recipient_key)
+AT_ONCE = 5000
+"""Jobs looked at together for a call's recipients; with more, each recipient is asked for alone."""
+
+_C = jobs.c
+_COLUMNS = (_C.id, _C.message_id, _C.tenant, _C.bucket, _C.recipient_key, _C.state, _C.marks)
 
 
 class Found(NamedTuple):
-    """The job; ``proven`` False: by a reference anyone may have written."""
+    """The job as it was read; ``marks`` space-separated. ``proven`` False: by a reference anyone may have
+    written."""
 
     id: int
     tenant: str
     recipient_key: str
+    state: str
+    marks: str
     proven: bool = True
 
 
 def find(
-    conn: Connection, event: Feedback, now: float, tenant: str | None, secret: bytes | None
-) -> Found | None:
-    """The job of an event at policy time ``now``; ``tenant``: whose path it came by. ``secret`` is the
+    conn: Connection,
+    events: Sequence[Feedback],
+    now: float,
+    tenant: str | None,
+    secret: bytes | None,
+) -> list[Found | None]:
+    """The job of each event at policy time ``now``; ``tenant``: whose path they came by. ``secret`` is the
     installation's, for unsubscribe tokens; None: they are not looked at."""
-    if event.job_id is not None:
-        return _first(conn, _of(tenant).where(jobs.c.id == event.job_id))
     recent = _of(tenant).where(
         jobs.c.first_attempt_at.is_not(None), jobs.c.accepted_at >= now - LOOK_BACK
     )
-    ids = _own_ids(event.message_ids)
-    if event.provider in BY_MAIL:
-        return _by_token(conn, event, tenant, secret) or _by_reference(conn, recent, ids)
-    return _by_recipient(conn, recent, event, ids) or _by_message(conn, recent, ids)
+    keys = [_key(event) for event in events]
+    near = _near(conn, recent, sorted({key for key in keys if key is not None}))
+    found: list[Found | None] = []
+    for event, key in zip(events, keys, strict=True):
+        ids = _own_ids(event.message_ids)
+        if event.job_id is not None:
+            job = _first(conn, _of(tenant).where(jobs.c.id == event.job_id))
+        elif event.provider in BY_MAIL:
+            job = _by_token(conn, event, tenant, secret) or _by_reference(conn, recent, ids)
+        else:
+            rows = _of_recipient(conn, recent, key, near)
+            job = _chosen(conn, rows, event, ids) or _by_message(conn, recent, ids)
+        found.append(job)
+    return found
+
+
+def _key(event: Feedback) -> str | None:
+    """The address a relay names, as jobs keep it."""
+    if event.recipient is None or event.job_id is not None or event.provider in BY_MAIL:
+        return None
+    try:
+        return canonical(event.recipient)
+    except InvalidAddress:
+        return None
+
+
+def _near(
+    conn: Connection, recent: Select[Any], keys: Sequence[str]
+) -> dict[str, list[Any]] | None:
+    """The newest jobs of all recipients of a call, newest first; None where there are too many."""
+    found: dict[str, list[Any]] = {key: [] for key in keys}
+    left = AT_ONCE
+    for start in range(0, len(keys), 500):
+        query = recent.where(jobs.c.recipient_key.in_(keys[start : start + 500]))
+        rows = conn.execute(query.order_by(jobs.c.id.desc()).limit(left)).all()
+        left -= len(rows)
+        if left <= 0:
+            return None
+        for row in rows:
+            if len(found[row.recipient_key]) < CANDIDATES:
+                found[row.recipient_key].append(row)
+    return found
+
+
+def _of_recipient(
+    conn: Connection, recent: Select[Any], key: str | None, near: dict[str, list[Any]] | None
+) -> Sequence[Any]:
+    if key is None:
+        return ()
+    if near is not None:
+        return near[key]
+    query = recent.where(jobs.c.recipient_key == key).order_by(jobs.c.id.desc())
+    return conn.execute(query.limit(CANDIDATES)).all()
 
 
 def _of(tenant: str | None) -> Select[Any]:
@@ -64,7 +122,11 @@ def _of(tenant: str | None) -> Select[Any]:
 
 def _first(conn: Connection, query: Select[Any], *, proven: bool = True) -> Found | None:
     row = conn.execute(query.limit(1)).first()
-    return None if row is None else Found(row.id, row.tenant, row.recipient_key, proven)
+    return None if row is None else _found(row, proven)
+
+
+def _found(row: Any, proven: bool = True) -> Found:
+    return Found(row.id, row.tenant, row.recipient_key, row.state, row.marks, proven)
 
 
 def _own_ids(texts: Sequence[str]) -> list[int]:
@@ -89,7 +151,7 @@ def _by_token(
         if row is not None:
             holder = Holder(row.id, row.tenant, row.bucket, row.recipient_key)
             if verify_token(secret, text, holder):
-                return Found(row.id, row.tenant, row.recipient_key)
+                return _found(row)
     return None
 
 
@@ -110,29 +172,20 @@ def _by_message(conn: Connection, recent: Select[Any], ids: Sequence[int]) -> Fo
     rows = conn.execute(
         recent.where(jobs.c.message_id.in_(ids) | jobs.c.id.in_(ids)).limit(2)
     ).all()
-    return Found(rows[0].id, rows[0].tenant, rows[0].recipient_key) if len(rows) == 1 else None
+    return _found(rows[0]) if len(rows) == 1 else None
 
 
-def _by_recipient(
-    conn: Connection, recent: Select[Any], event: Feedback, ids: Sequence[int]
+def _chosen(
+    conn: Connection, rows: Sequence[Any], event: Feedback, ids: Sequence[int]
 ) -> Found | None:
-    if event.recipient is None:
-        return None
-    try:
-        key = canonical(event.recipient)
-    except InvalidAddress:
-        return None
-    rows = conn.execute(
-        recent.where(jobs.c.recipient_key == key).order_by(jobs.c.id.desc()).limit(CANDIDATES)
-    ).all()
+    """The one of a recipient's jobs the event names, else the newest."""
     if not rows:
         return None
     row = next((r for r in rows if r.id in ids or r.message_id in ids), None)
     if row is None and len(rows) > 1 and event.message_ids:
         job_id = _answered(conn, [r.id for r in rows], event.message_ids)
         row = next((r for r in rows if r.id == job_id), None)
-    row = rows[0] if row is None else row
-    return Found(row.id, row.tenant, row.recipient_key)
+    return _found(rows[0] if row is None else row)
 
 
 def _answered(conn: Connection, job_ids: Sequence[int], ids: Sequence[str]) -> int | None:

@@ -4,6 +4,7 @@ transaction; then the ids are announced. What answers 2xx answers it after this.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from mailweir.contracts.ids import new_ids
 from mailweir.contracts.lifecycle import Mark, State
 from mailweir.plumbing.database import Database
 from mailweir.plumbing.events import FEEDBACK, announce
-from mailweir.spool.feedback import feedback_row, insert_feedback
+from mailweir.spool.feedback import feedback_row, insert_feedback, known_feedback
 from mailweir.spool.store import Spool
 from reputation.intake.finding import Found, find
 
@@ -73,51 +74,63 @@ class Recorder:
         An event nobody was mailed for is kept, counted, and stripped of all that could change anything:
         a forged bounce must not end an address. Raises ``DatabaseUnavailable``.
         """
-        ids = new_ids(len(events))
-        written: list[int] = []
-        orphans = 0
-        done: list[Feedback] = []
         with self._database.write() as conn:
-            for row_id, event in zip(ids, events, strict=True):
-                job = find(conn, event, now, tenant, self._secret)
-                kept = _kept(event, job)
-                row = feedback_row(
+            found = find(conn, events, now, tenant, self._secret)
+            kept: dict[str, tuple[Feedback, Found | None]] = {}
+            for event, job in zip(events, found, strict=True):
+                mine = _kept(event, job)
+                kept.setdefault(mine.event_id, (mine, job))
+            known = known_feedback(conn, list(kept))
+            fresh = [pair for event_id, pair in kept.items() if event_id not in known]
+            ids = new_ids(len(fresh))
+            rows = [
+                feedback_row(
                     row_id,
-                    kept,
+                    event,
                     recipient_key=None if job is None else job.recipient_key,
                     now=now,
                     raw=raw if row_id == ids[0] else b"",
                 )
-                if not insert_feedback(conn, row):
-                    _DUPLICATES.labels(event.provider).inc()
-                    continue
-                written.append(row_id)
-                done.append(event)
-                if job is None:
-                    orphans += 1
-                    _ORPHANS.labels(event.provider).inc()
-                else:
-                    self._apply(conn, kept, job, now)
-        for event in done:
+                for row_id, (event, job) in zip(ids, fresh, strict=True)
+            ]
+            written = insert_feedback(conn, rows)  # another process may have been first
+            new = [pair for row_id, pair in zip(ids, fresh, strict=True) if row_id in written]
+            self._apply(conn, [(event, job) for event, job in new if job is not None], now)
+        for event, job in new:
             _TAKEN.labels(event.provider, event.type.value).inc()
+            if job is None:
+                _ORPHANS.labels(event.provider).inc()
+        for provider, count in Counter(e.provider for e in events).items():
+            _DUPLICATES.labels(provider).inc(count - sum(e.provider == provider for e, _ in new))
         if self._redis is not None:
-            announce(self._redis, FEEDBACK, written)
-        return Recorded(len(written), len(events) - len(written), orphans)
+            announce(self._redis, FEEDBACK, sorted(written))
+        return Recorded(len(new), len(events) - len(new), sum(job is None for _, job in new))
 
-    def _apply(self, conn: Connection, event: Feedback, job: Found, now: float) -> None:
+    def _apply(
+        self, conn: Connection, events: Sequence[tuple[Feedback, Found]], now: float
+    ) -> None:
         """States move as the table of moves allows; marks only accumulate, so order does not matter."""
-        job_id = job.id
-        if not job.proven:
-            pass  # whoever wrote it may count for one report, not decide what became of the mail
-        elif event.type is EventType.BOUNCED:
+        marks: dict[int, set[Mark]] = {}
+        known: dict[int, str] = {}
+        for event, job in events:
+            # whoever wrote an unproven report may count for one, not decide what became of the mail
+            if job.proven:
+                self._move(conn, event, job, now)
+            mark = _MARKS.get(event.type)
+            if mark is not None:
+                marks.setdefault(job.id, set()).add(mark)
+                known[job.id] = job.marks
+        for job_id, wanted in marks.items():
+            if not {mark.value for mark in wanted} <= set(known[job_id].split()):
+                self._spool.add_marks(job_id, wanted, conn)
+
+    def _move(self, conn: Connection, event: Feedback, job: Found, now: float) -> None:
+        if event.type is EventType.BOUNCED:
             reason = event.category or "bounced"
-            if not self._spool.bounce_sent(job_id, reason, now, conn):
-                self._spool.resolve_uncertain(job_id, State.BOUNCED, now, reason, conn)
-        elif event.type is EventType.DELIVERED:
-            self._spool.resolve_uncertain(job_id, State.SENT, now, "confirmed by a report", conn)
-        mark = _MARKS.get(event.type)
-        if mark is not None:
-            self._spool.add_mark(job_id, mark, conn)
+            if not self._spool.bounce_sent(job.id, reason, now, conn):
+                self._spool.resolve_uncertain(job.id, State.BOUNCED, now, reason, conn)
+        elif event.type is EventType.DELIVERED and job.state == State.UNCERTAIN.value:
+            self._spool.resolve_uncertain(job.id, State.SENT, now, "confirmed by a report", conn)
 
 
 def _kept(event: Feedback, job: Found | None) -> Feedback:
