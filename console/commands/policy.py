@@ -38,6 +38,7 @@ def lint(file: FileArgument, output: OutputOption = Format.TABLE) -> None:
     loaded = _load(file)
     body = {
         "ok": loaded.ok,
+        "complete": loaded.complete,
         "problems": [msgspec.to_builtins(p) for p in loaded.problems],
     }
     emit(body, output, lambda _: _print_problems(loaded))
@@ -49,7 +50,13 @@ def _print_problems(loaded: Loaded) -> None:
     for problem in loaded.problems:
         sys.stdout.write(f"{problem}\n")
     warnings = len(loaded.problems) - len(loaded.errors)
-    sys.stdout.write(f"{len(loaded.errors)} errors, {warnings} warnings\n")
+    if not loaded.complete:
+        sys.stdout.write("names and what they lead to are checked once these are mended\n")
+    sys.stdout.write(f"{_count(len(loaded.errors), 'error')}, {_count(warnings, 'warning')}\n")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def show(
@@ -86,9 +93,13 @@ def diff(
     emit(
         [msgspec.to_builtins(change) for change in changes],
         output,
-        lambda _: print_rows(
-            ("what", "before", "after"),
-            [(c.path, _brief(c.before), _brief(c.after)) for c in changes],
+        lambda _: (
+            print_rows(
+                ("what", "before", "after"),
+                [(c.path, _brief(c.before), _brief(c.after)) for c in changes],
+            )
+            if changes
+            else _say("no difference")
         ),
     )
 
@@ -172,6 +183,10 @@ def apply(
     from console.opening import clock_of, opened
     from mailweir.plumbing import policies
 
+    if shadow and canary != 100:
+        fail("a shadow decides nothing: give --canary or --shadow, not both", Exit.USAGE)
+    if not reason.strip():
+        fail("--reason is empty: say why, for those who read the history", Exit.USAGE)
     data = _read(file)
     loaded = _checked(file, data)
     for problem in loaded.problems:

@@ -224,32 +224,11 @@ def read_values(path: Path) -> Any:
 
 def read_world(path: Path | None, now: float) -> dict[str, Any]:
     """Snapshot, fast state and the other facts of a snapshot file, or a world where all is well."""
-    import msgspec
+    from console.world import BadWorld, read
 
-    from mailweir.contracts.snapshot import FastPath, FastState, PathState, Snapshot
-
-    body = read_values(path) if path is not None else {}
-    known = {"version", "paths", "paused", "fast", "zones", "providers", "suppressed"}
-    known |= {"created_at", "policy_version", "unreached"}
-    if not isinstance(body, dict) or not known.issuperset(body):
-        fail(f"{path}: a snapshot is a mapping with {', '.join(sorted(known))}", Exit.USAGE)
     try:
-        fast = body.get("fast") or {}
-        return {
-            "snapshot": Snapshot(
-                version=int(body.get("version", 0)),
-                created_at=float(body.get("created_at", now)),
-                policy_version=int(body.get("policy_version", 0)),
-                paths=msgspec.convert(body.get("paths") or {}, dict[str, PathState], strict=False),
-                paused=msgspec.convert(body.get("paused") or {}, dict[str, float], strict=False),
-            ),
-            "fast": FastState(0, msgspec.convert(fast, dict[str, FastPath], strict=False)),
-            "zones": msgspec.convert(body.get("zones") or {}, dict[str, str]),
-            "providers": msgspec.convert(body.get("providers") or {}, dict[str, str]),
-            "suppressed": body.get("suppressed") or [],
-            "unreached": msgspec.convert(body.get("unreached") or {}, dict[str, frozenset[str]]),
-        }
-    except (msgspec.ValidationError, TypeError, ValueError) as error:
+        return read({} if path is None else read_values(path), now)
+    except BadWorld as error:
         fail(f"{path}: {error}", Exit.USAGE)
 
 

@@ -139,7 +139,8 @@ def _retries(policy: Policy, reader: Reader) -> None:
         minutes = implied(retry.schedule, retry.max_retries) / 60.0
         at: Path = ("buckets", name, "retry", "max_retries")
         if minutes * 60.0 < retry.max_age:
-            message = f"{retry.max_retries} retries are used after {minutes:g} minutes"
+            used = "1 retry is" if retry.max_retries == 1 else f"{retry.max_retries} retries are"
+            message = f"{used} used after {minutes:g} minutes"
             right = f"leave it out: age decides ({retry.max_age / 3600:g} h)"
             reader.warn(at, at, message, right)
 

@@ -35,7 +35,7 @@ def load(
         root = parse(text)
     except Unreadable as error:
         problem = Problem(file, error.line, "", Severity.ERROR, error.message, error.right)
-        return Loaded(Policy(), (problem,))
+        return Loaded(Policy(), (problem,), complete=False)
     reader.lines[()] = line_of(root)
     if template.is_template(root):
         policy = template.read(root, reader, known)
@@ -43,7 +43,7 @@ def load(
     values = POLICY.read(root, (), reader)
     if values is BAD or _has_errors(reader):
         # the rest would only repeat what is already said: a broken pool is not also a missing one
-        return Loaded(Policy(), _sorted(reader))
+        return Loaded(Policy(), _sorted(reader), complete=False)
     policy = _build(values, reader, known)
     references.check(policy, reader)
     if not _has_errors(reader):

@@ -39,6 +39,7 @@ class Loaded(msgspec.Struct, frozen=True):
 
     policy: Policy
     problems: tuple[Problem, ...]
+    complete: bool = True  # False: names and lint are not checked before what is wrong is mended
 
     @property
     def errors(self) -> tuple[Problem, ...]:

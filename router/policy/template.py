@@ -201,7 +201,8 @@ def _buckets(queues: dict[str, Any], reader: Reader) -> dict[str, BucketPolicy]:
         path: Path = ("router", "queues", name, "retry_policy", "max_retries")
         if retries is not None and path in reader.lines:
             minutes = implied(schedule, retries) / 60
-            message = f"{retries} retries are used after {minutes:g} minutes"
+            used = "1 retry is" if retries == 1 else f"{retries} retries are"
+            message = f"{used} used after {minutes:g} minutes"
             reader.warn(path, path, message, "leave it out: age decides")
         path = ("router", "queues", name, "rate_limit")
         if "rate_limit" in queue and path in reader.lines:

@@ -64,7 +64,10 @@ def test_lint_says_file_line_key_and_what_is_right(run, tmp_path):
         in result.stdout
     )
     good = run("policy", "lint", EXAMPLE, "-o", "json")
-    assert (good.exit_code, json.loads(good.stdout)) == (0, {"ok": True, "problems": []})
+    assert (good.exit_code, json.loads(good.stdout)) == (
+        0,
+        {"ok": True, "complete": True, "problems": []},
+    )
     assert run("policy", "lint", tmp_path / "none.yaml").exit_code == 3
     assert run("policy", "lint", "-", input=EXAMPLE.read_text()).exit_code == 0
 
@@ -173,3 +176,71 @@ def test_simulate_prints_volumes_limits_and_time(run, tmp_path):
 
 def test_schema_is_json(run):
     assert json.loads(run("policy", "schema").stdout)["title"] == "Mailweir policy"
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"pahts": {}}, "unknown key 'pahts'; did you mean 'paths'?"),
+        ({"paths": {"tx-1|gmail": {}}}, "source|provider|bucket"),
+        ({"paths": {"tx-1|gmail|transactonal": {}}}, "did you mean 'transactional'?"),
+        ({"paths": {"tx-1|gmail|bulk": {"scoer": 0.2}}}, "did you mean 'score'?"),
+        ({"paths": {"tx-1|gmail|bulk": {"score": 2}}}, "between 0 and 1"),
+        ({"paths": {"tx-1|gmail|bulk": {"state": "odd"}}}, "none of cold, warming"),
+        ({"paths": {"tx-1|gmail|bulk": {"cap_day": "many"}}}, "paths.tx-1|gmail|bulk"),
+        ({"fast": {"tx-1|gmail": {"breaker": "ajar"}}}, "none of closed, open, half_open"),
+        ({"paused": {"pool:bulk": "soon"}}, "until, Unix seconds"),
+        ([], "a snapshot is a mapping"),
+    ],
+)
+def test_a_snapshot_file_is_read_strictly(run, tmp_path, body, told):
+    """What is misspelt would be a healthy world, and a wrong answer."""
+    snap = write(tmp_path / "snap.json", json.dumps(body))
+    result = run(
+        "route", "explain", "--policy", EXAMPLE, "--job", job(tmp_path), "--snapshot", snap
+    )
+    assert result.exit_code == 2, result.output
+    assert told in result.stderr
+    assert str(snap) in result.stderr
+
+
+def test_a_snapshot_file_says_what_no_worker_reaches(run, tmp_path):
+    snap = write(
+        tmp_path / "s.json", json.dumps({"unreached": {"transactional": ["tx-1", "tx-2"]}})
+    )
+    work = job(tmp_path, bucket="transactional")
+    result = run(
+        "route", "explain", "--policy", EXAMPLE, "--job", work, "--snapshot", snap, "-o", "json"
+    )
+    body = json.loads(result.stdout)
+    assert body["source"] == "tx-relay"
+    lost = {c["source"]: c["rejected_because"] for c in body["candidates"]}
+    assert "no live worker" in lost["tx-1"]
+    assert "no live worker" in lost["tx-2"]
+
+
+def test_apply_wants_a_reason_and_one_way_to_try_out(run, spool, tmp_path):
+    for extra, told in (
+        (("-m", "  "), "say why"),
+        (("-m", "x", "--canary", "10", "--shadow"), "not both"),
+    ):
+        result = run("policy", "apply", EXAMPLE, *extra)
+        assert result.exit_code == 2
+        assert told in result.stderr
+    assert policies.history(spool) == []
+
+
+def test_lint_says_when_it_could_not_look_further(run, tmp_path):
+    typo = write(tmp_path / "typo.yaml", EXAMPLE.read_text().replace("quota", "qouta"))
+    told = run("policy", "lint", typo).stdout
+    assert "1 error, 0 warnings" in told
+    assert "checked once these are mended" in told
+    assert json.loads(run("policy", "lint", typo, "-o", "json").stdout)["complete"] is False
+    name = write(tmp_path / "name.yaml", EXAMPLE.read_text().replace("pool: bulk", "pool: blk"))
+    told = run("policy", "lint", name).stdout
+    assert "mended" not in told
+    assert "did you mean 'bulk'?" in told
+
+
+def test_diff_of_the_same_says_so(run):
+    assert "no difference" in run("policy", "diff", EXAMPLE, EXAMPLE).stdout
