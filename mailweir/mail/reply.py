@@ -49,6 +49,7 @@ _WRAPPED = re.compile(
 # what an MTA adds about itself: no word of it may decide
 _OWN_WORDS = re.compile(
     r"\(?\bin (?:reply|response) to (?:the )?[a-z -]{3,40}? command\)?\)?|"
+    r"\bsmtp error from remote (?:mail )?server after [a-z ]{3,30}(?:<[^>]{0,200}>)?(?: size=\d+)?:|"
     r"^\s*delivery temporarily suspended:|, ?relay ?= ?\[[^\]]{0,60}\]|"
     r"(?<![\w:/.])/(?:[\w.\-]+/)+[\w.\-]*|"
     r": ?retry time(?:out)? (?:exceeded|not reached)[^;]{0,80}$|/?\bgiving up on [\d.:a-f]+\W*$",
