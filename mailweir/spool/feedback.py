@@ -36,10 +36,6 @@ def feedback_row(
     }
 
 
-AT_ONCE = 100
-"""Rows of one statement."""
-
-
 def known_feedback(conn: Connection, event_ids: Sequence[str]) -> set[str]:
     """Those event ids (as :func:`feedback_row` cuts them) that were taken before."""
     known: set[str] = set()
@@ -53,11 +49,9 @@ def known_feedback(conn: Connection, event_ids: Sequence[str]) -> set[str]:
 
 def insert_feedback(conn: Connection, rows: Sequence[dict[str, Any]]) -> set[int]:
     """Write the rows whose event ids are not there; the ids of those written."""
+    if not rows:
+        return set()
     make = postgresql.insert if conn.dialect.name == "postgresql" else sqlite.insert
-    written: set[int] = set()
-    for start in range(0, len(rows), AT_ONCE):
-        statement = make(feedback).values(rows[start : start + AT_ONCE])
-        statement = statement.on_conflict_do_nothing(index_elements=["event_id"])
-        # a row comes back only if it was written: drivers disagree about counts
-        written.update(conn.execute(statement.returning(feedback.c.id)).scalars())
-    return written
+    statement = make(feedback).on_conflict_do_nothing(index_elements=["event_id"])
+    # a row comes back only if it was written: drivers disagree about counts
+    return set(conn.execute(statement.returning(feedback.c.id), list(rows)).scalars())
