@@ -39,6 +39,7 @@ from workers.engine_run import WAIT_AGAIN, Ready, Run
 from workers.engine_views import Views
 from workers.ledger import uncertain_before
 from workers.outcomes import OutcomeWriter
+from workers.patience import Patience
 from workers.policy.outcome import CUT
 from workers.policy.tls import tls_mode
 from workers.prewarm import Prewarm
@@ -66,6 +67,9 @@ class Deliver(Protocol):
         before_body: Callable[[Envelope], Awaitable[bool]],
         on_result: Callable[[Result], None],
         max_connections: int,
+        before_dial: Callable[[Sequence[Envelope]], Awaitable[bool]] | None = None,
+        crowded: Callable[[Sequence[Envelope]], None] | None = None,
+        patience: Patience | None = None,
     ) -> None:
         """See :class:`workers.delivery.transport.Transport`."""
         ...
@@ -189,6 +193,7 @@ class Engine:
             self.parts.settings.smtp.reply_kept,
             {work.job.id: work for work in loaded.works},
             self.parts.campaigns,
+            Patience(self.parts.settings.worker.chunk_wait),
             loaded.resent,
         )
 
@@ -279,7 +284,7 @@ class Engine:
             ask = run.asks[alike] = Ask(run.source.name, provider.name, layers)
         purse = run.purses.get(ask)
         if purse is None:
-            purse = run.purses[ask] = Purse(ask, run.chunk.id)
+            purse = run.purses[ask] = Purse(ask, run.chunk.id, run.patience)
         purse.jobs[job.id] = job
         ready = Ready(work, envelope, provider, purse)
         run.ready[job.id] = ready
@@ -302,9 +307,13 @@ class Engine:
             if allowed:
                 await self._converse(run, destination, tls, some, allowed)
                 return
-        for ready in some:
+        self._crowded(run, [ready.envelope for ready in some])
+
+    def _crowded(self, run: Run, envelopes: Sequence[Envelope]) -> None:
+        """Every connection their site may have is at work."""
+        for envelope in envelopes:
             wait = NO_CONNECTION_WAIT * self.parts.clock.rate
-            run.hold(ready.work.job.id, wait, f"throttle: connections of {source.name}")
+            run.hold(envelope.job_id, wait, f"throttle: connections of {run.source.name}")
 
     async def _converse(
         self, run: Run, destination: Destination, tls: str, some: list[Ready], connections: int
@@ -331,6 +340,23 @@ class Engine:
                 return True
             return await self._may_go(run, envelope.job_id)
 
+        asked = time.monotonic()
+
+        async def before_dial(waiting: Sequence[Envelope]) -> bool:
+            if time.monotonic() - asked < SHORT_WAIT:
+                return True
+            purses = {run.ready[envelope.job_id].purse for envelope in waiting}
+            if not any([await self.parts.gate.shut(purse) for purse in purses]):
+                return True
+
+            async def vet(job_id: int) -> None:
+                if await self._may_go(run, job_id):
+                    del run.began[job_id]
+                    vetted[job_id] = time.monotonic()
+
+            await asyncio.gather(*(vet(envelope.job_id) for envelope in waiting))
+            return any(envelope.job_id in vetted for envelope in waiting)
+
         archived = any(ready.work.orders.archive for ready in some)
         told, site = self.parts.connections.told, destination.site
 
@@ -353,6 +379,9 @@ class Engine:
                 before_body=before_body,
                 on_result=on_result,
                 max_connections=connections,
+                before_dial=before_dial,
+                crowded=lambda envelopes: self._crowded(run, envelopes),
+                patience=run.patience,
             )
         except Exception as error:
             log.exception("transport failed", chunk=run.chunk.id, site=destination.site)

@@ -30,6 +30,7 @@ from mailweir.plumbing.database import DatabaseUnavailable
 from mailweir.plumbing.wire import Command, wire_of
 from suppression.guard import Ask as Question
 from suppression.guard import AsyncGuard
+from workers.patience import Patience
 from workers.policy import tokens
 from workers.throttle.layers import Ask
 from workers.throttle.types import Grant, Limiter
@@ -71,6 +72,7 @@ class Purse:
 
     ask: Ask
     chunk_id: int
+    patience: Patience
     jobs: dict[int, Job] = field(default_factory=dict)  # not at the remote yet
     grant: Grant | None = None
     left: int = 0
@@ -160,7 +162,7 @@ class Gate:
             paid = entry.paid
             wait = max(0.0, self._clock.real(entry.place - self._clock.now()))
             late = time.monotonic() + wait > end
-            if late or not may_wait() or not await self._wait(purse.chunk_id, wait):
+            if late or not may_wait() or not await self._wait(purse, wait):
                 purse.jobs.pop(job.id, None)
                 if paid is not None:
                     self._give_back(paid, 1)
@@ -199,8 +201,20 @@ class Gate:
             place = min(ahead) if ahead else grant.available
             wait = max(0.0, self._clock.real(place - self._clock.now()))
             late = time.monotonic() + wait > end
-            if late or not may_wait() or not await self._wait(purse.chunk_id, wait):
+            if late or not may_wait() or not await self._wait(purse, wait):
                 return False
+
+    async def shut(self, purse: Purse) -> bool:
+        """Whether the path may not be tried: asked again before a dial that was long in coming. What was
+        granted goes back then."""
+        if purse.grant is not None and purse.grant.probe:
+            return False
+        [grant] = await self._limiter.take([(purse.ask, 0)])
+        if grant.shut is None:
+            return False
+        await self._return(purse)
+        purse.grant = grant
+        return True
 
     async def leave(self, chunk_id: int, purses: Iterable[Purse]) -> None:
         """The chunk is done: what it did not use goes back."""
@@ -214,17 +228,21 @@ class Gate:
         if left and purse.grant is not None:
             await self._limiter.give_back(purse.grant, left)
 
-    async def _wait(self, chunk_id: int, seconds: float) -> bool:
+    async def _wait(self, purse: Purse, seconds: float) -> bool:
         """Wait, if waiting is allowed; whether it was."""
+        if seconds > purse.patience.left:
+            return False
         if seconds <= SHORT_WAIT:
-            await asyncio.sleep(seconds)
+            with purse.patience.waiting():
+                await asyncio.sleep(seconds)
             return True
-        waits = self._long_waits
+        waits, chunk_id = self._long_waits, purse.chunk_id
         if chunk_id not in waits and len(waits) >= self._long:
             return False
         waits[chunk_id] += 1
         try:
-            await asyncio.sleep(seconds)
+            with purse.patience.waiting():
+                await asyncio.sleep(seconds)
         finally:
             waits[chunk_id] -= 1
             if not waits[chunk_id]:

@@ -23,6 +23,7 @@ from workers.campaigns import Campaigns, name_of
 from workers.delivery.types import Envelope, Result
 from workers.engine_gate import Purse, Refusal
 from workers.outcomes import OutcomeWriter, PathNote
+from workers.patience import Patience
 from workers.policy.outcome import Verdict, decide
 from workers.throttle.layers import Ask
 
@@ -65,6 +66,7 @@ class Run:
     reply_kept: int
     pending: dict[int, Work]
     campaigns: Campaigns
+    patience: Patience
     resent: frozenset[int] = frozenset()  # jobs with an uncertain attempt behind them
     ready: dict[int, Ready] = field(default_factory=dict)
     asks: dict[tuple[object, ...], Ask] = field(default_factory=dict)  # by what decides the layers

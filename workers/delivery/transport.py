@@ -22,9 +22,12 @@ from workers.delivery.http_api import KINDS, HttpApi
 from workers.delivery.pool import OnChange, Place, Pool
 from workers.delivery.transaction import Broken, Mailer, Take
 from workers.delivery.types import Destination, Envelope, Hop, Result, TlsMode
+from workers.patience import Patience
 
 BeforeBody = Callable[[Envelope], Awaitable[bool]]
 OnResult = Callable[[Result], None]
+BeforeDial = Callable[[Sequence[Envelope]], Awaitable[bool]]
+Crowded = Callable[[Sequence[Envelope]], None]
 
 MAILS_PER_OPENING = 4  # a connection is opened when it has at least so many mails to carry
 TRIES = 3  # times an envelope may be begun again, beyond once per host
@@ -37,8 +40,17 @@ def machine_name() -> str:
     return socket.getfqdn()
 
 
+class _LaneEnds(Exception):
+    """No connection for this lane; what is left of the work is another lane's, or has its end."""
+
+
 class _Work:
     """What one call of ``deliver`` has to do."""
+
+    lanes = 0  # that have a connection
+    before_dial: BeforeDial | None = None
+    crowded: Crowded | None = None
+    patience: Patience | None = None
 
     def __init__(
         self,
@@ -204,6 +216,9 @@ class Transport:
         before_body: BeforeBody,
         on_result: OnResult,
         max_connections: int,
+        before_dial: BeforeDial | None = None,
+        crowded: Crowded | None = None,
+        patience: Patience | None = None,
     ) -> None:
         """Send the envelopes, over at most ``max_connections`` connections at once (and never more open
         to the site than the source's or provider's number).
@@ -212,6 +227,10 @@ class Transport:
         must begin anew on another connection; False skips it without a result. ``on_result`` is called
         exactly once for every other envelope, as soon as its fate is known. Nothing a remote does is
         raised; what the callbacks raise is.
+
+        ``before_dial`` is awaited before each connection is opened, with those who wait for it: False
+        where none may go any more, and each has been dealt with. ``crowded`` gets those for whom no
+        connection came free within ``patience``.
         """
         if not envelopes:
             return
@@ -234,7 +253,11 @@ class Transport:
             on_result,
             self._settings.conversation,
         )
-        first = await self._connect(work)
+        work.before_dial, work.crowded, work.patience = before_dial, crowded, patience
+        try:
+            first = await self._connect(work)
+        except _LaneEnds:
+            return
         if first is None:
             work.settle_all()
             return
@@ -290,12 +313,16 @@ class Transport:
             if opened is None:
                 if not work.queue:
                     return
-                opened = await self._connect(work)
+                try:
+                    opened = await self._connect(work)
+                except _LaneEnds:
+                    return
                 if opened is None:
                     work.settle_all()
                     return
             key, connection = opened
             opened = None
+            work.lanes += 1
             budget = work.provider.per_connection - connection.mails
             hop = connection.dial.hop
             mailer = Mailer(
@@ -305,6 +332,7 @@ class Transport:
             try:
                 broken = await mailer.run()
             finally:
+                work.lanes -= 1
                 room = self._pool.open(*work.place) <= self._limit(work)
                 if broken is None and connection.mails < work.provider.per_connection and room:
                     self._pool.put(work.place, key, connection, work.provider.idle)
@@ -339,10 +367,11 @@ class Transport:
             if hop in work.dead or work.login_failed is not None:
                 continue
             key = self._dial_for(work, hop)
-            kept = await self._pool.enter(work.place, self._limit(work), key)
+            kept = await self._enter(work, key)
             if kept is not None:
                 return key, kept
             try:
+                await self._may_dial(work)
                 return key, await self._dial(key)
             except ConnectFailed as failed:
                 self._pool.leave(work.place)
@@ -353,6 +382,34 @@ class Transport:
                 self._pool.leave(work.place)
                 raise
         return None
+
+    async def _enter(self, work: _Work, key: Dial) -> Connection | None:
+        """A place for this work: of the idle connection it comes with, or to dial. The first lane waits
+        for one as long as the work may, further ones not at all."""
+        enter = self._pool.enter(work.place, self._limit(work), key)
+        if work.patience is None:
+            return await enter
+        try:
+            if work.lanes:
+                async with asyncio.timeout(0):
+                    return await enter
+            with work.patience.waiting():
+                async with asyncio.timeout(work.patience.left):
+                    return await enter
+        except TimeoutError:
+            if not work.lanes and work.crowded is not None:
+                work.crowded(list(work.queue))
+                work.queue.clear()
+            raise _LaneEnds from None
+
+    @staticmethod
+    async def _may_dial(work: _Work) -> None:
+        """Raises :class:`_LaneEnds` where there is nothing to dial for any more."""
+        if work.envelopes and not work.queue:
+            raise _LaneEnds
+        if work.before_dial is not None and not await work.before_dial(list(work.queue)):
+            work.queue.clear()
+            raise _LaneEnds
 
     async def _dial(self, key: Dial) -> Connection:
         """Dial; again without TLS where the opportunistic handshake failed, once with a fresh secret
