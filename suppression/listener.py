@@ -27,6 +27,9 @@ from suppression.rules import NO_USER, Change, Subject, asked, fed_back
 NAME = "suppression"
 COMMIT_EVERY = 5.0  # real seconds the position may lag when nothing was derived
 RENEW_EVERY = 1.0
+STEP = 100
+"""Entries of one write transaction."""
+
 TEND_EVERY = 30.0  # confirming pending entries, deleting ended ones
 _GUARDS = "suppression:guards"
 
@@ -171,11 +174,18 @@ class SuppressionListener:
 
     def _write(self, changes: list[Change], tripped: list[str]) -> None:
         entries = [entry for change in changes for entry in change.add]
+        done: list[Entry] = []
         removals = [removal for change in changes for removal in change.remove]
-        touched = [entry.key for entry in entries]
+        while len(entries) - len(done) > STEP:  # others wait for the writers' lock
+            some = entries[len(done) : len(done) + STEP]
+            with self._projection.adding([entry.key for entry in some]) as conn:
+                store.add(conn, some)
+            done += some
+        rest = entries[len(done) :]
+        touched = [entry.key for entry in rest]
         with self._projection.adding(touched) as conn:
-            if entries:
-                store.add(conn, entries)
+            if rest:
+                store.add(conn, rest)
             if tripped:
                 touched += self._hold_back(conn, tripped)
                 self._save_guards(conn)
@@ -191,8 +201,8 @@ class SuppressionListener:
             touched += cleared
         for entry in entries:
             _ADDED.labels(entry.reason).inc()
-        if touched:
-            announce(self._redis, SUPPRESSION, [len(touched)])
+        if touched or done:
+            announce(self._redis, SUPPRESSION, [len(touched) + len(done)])
 
     def _existing(
         self, conn: Connection, removals: Sequence[tuple[str, str | None, Sequence[Reason]]]

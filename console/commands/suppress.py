@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import getpass
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from mailweir.plumbing.database import Database
     from suppression.entries import Entry
     from suppression.projection import Projection
+
+_TOLD = 50_000
+"""Rows between two lines of progress where stderr is no terminal."""
 
 ScopeOption = Annotated[str | None, typer.Option(help="global, tenant or bucket.")]
 TenantOption = Annotated[str | None, typer.Option(help="Tenant the entry holds for.")]
@@ -204,7 +208,7 @@ def import_(
             reason=reason,
         )
         try:
-            with _progress("importing") as progress:
+            with _progress("importing", lines) as progress:
                 done = import_csv(
                     projection,
                     lines,
@@ -302,15 +306,41 @@ def _desk() -> Iterator[tuple[Projection, Database, float]]:
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Any]:
+def _progress(what: str, lines: TextIO | None = None) -> Iterator[Callable[[int], None]]:
+    """Tell rows done on stderr: a bar on a terminal, elsewhere a line each :data:`_TOLD` rows. ``lines``: the
+    file being read, for the share that is done."""
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
+    size = os.fstat(lines.fileno()).st_size if lines is not None else 0
+
+    def share() -> int:
+        return lines.buffer.tell() if lines is not None else 0
+
+    if not sys.stderr.isatty():
+        told = 0
+
+        def tell(rows: int) -> None:
+            nonlocal told
+            if rows // _TOLD > told:
+                told = rows // _TOLD
+                part = f" ({share() / size:.0%})" if size else ""
+                sys.stderr.write(f"{what} {rows:,} rows{part}\n")
+
+        yield tell
+        return
     columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description} {task.completed:,.0f} rows"),
+        TextColumn("{task.description} {task.fields[rows]:,} rows"),
+        BarColumn(),
         TimeElapsedColumn(),
+        TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda rows: bar.update(task, completed=rows)
+        task = bar.add_task(what, total=size or None, rows=0)
+        yield lambda rows: bar.update(task, completed=share() if size else rows, rows=rows)
