@@ -148,6 +148,8 @@ class Engine:
             await self.parts.gate.leave(chunk.id, run.purses.values())
             del self.live[chunk.id]
             CHUNKS.labels("done").inc()
+            seconds = round(time.monotonic() - run.started, 3)
+            log.debug("chunk done", chunk=chunk.id, jobs=len(loaded.works), seconds=seconds)
         if run.copies:
             await self.parts.archive.send(run, run.copies)
 

@@ -182,6 +182,7 @@ class Worker:
             trim=self._transport.trim,
         )
         self._port = settings.worker.metrics_port
+        self._names = ",".join(queues)
 
     async def start(self) -> None:
         """Before the first chunk."""
@@ -190,10 +191,11 @@ class Worker:
         self._writer.start()
         await self.heart.start()
         self._noting = asyncio.create_task(self._mx_notes.run(self._destinations))
-        log.info("worker ready", name=self.engine.name)
+        log.info("worker ready", name=self.engine.name, queues=self._names)
 
     def stop(self) -> None:
         """A stop has begun: no job is started any more."""
+        log.info("worker stopping", chunks=len(self.engine.live))
         self.engine.stop()
 
     async def close(self) -> None:
@@ -205,6 +207,7 @@ class Worker:
             await asyncio.gather(self._noting, return_exceptions=True)
         await self._transport.close()
         await self._connections.release()
+        log.info("worker stopped", name=self.engine.name)
         await self._destinations.close()
         await wire_of(self._redis).close()
         await self._redis.aclose()

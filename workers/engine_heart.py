@@ -29,6 +29,7 @@ from workers.connections import Connections
 from workers.engine import Engine
 from workers.engine_views import Views
 from workers.ledger import recount
+from workers.outcomes import outcomes_by_state
 from workers.prewarm import Prewarm
 
 log = structlog.get_logger(__name__)
@@ -41,6 +42,8 @@ BUSIEST = 10.0
 """Real seconds between two counts of what destinations are busy."""
 LOOK = 0.5
 """Real seconds between two looks at epoch and snapshot."""
+SAY = 60.0
+"""Real seconds between two lines of what was done."""
 RECOUNT_LEASE = 60
 """Real seconds one worker has to recount."""
 
@@ -87,6 +90,7 @@ class Heart:
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
         self.alive = 1  # workers heard of, this one included
+        self._said: dict[str, float] = {}  # outcomes of the last line
         self._rank = 0  # of this worker among them, by name
 
     async def start(self) -> None:
@@ -103,6 +107,7 @@ class Heart:
             (LOOK, self._look_at_campaigns),
             (RENEW_CONNECTIONS, self._renew_connections),
             (BUSIEST, self._prewarm.flush),
+            (SAY, self._say),
         ):
             self._tasks.append(asyncio.create_task(self._every(every, what)))
         self._tasks.append(asyncio.create_task(self._warm()))
@@ -119,6 +124,14 @@ class Heart:
             await self._redis.hdel(keys.WORKERS, self._engine.name)
         except RedisError as error:
             log.warning("heartbeat not removed; it grows old", error=type(error).__name__)
+
+    async def _say(self) -> None:
+        """What became of the jobs since the last line, for whoever reads the log."""
+        said, self._said = self._said, outcomes_by_state()
+        new = {state: int(count - said.get(state, 0)) for state, count in self._said.items()}
+        if any(new.values()):
+            counts = {state: count for state, count in new.items() if count}
+            log.info("worked", seconds=SAY, chunks_now=len(self._engine.live), **counts)
 
     async def _renew(self) -> None:
         """One call for all chunks. A chunk that is no longer ours starts no more jobs."""

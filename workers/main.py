@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import NoReturn
 
-from mailweir.plumbing.celery import make_app, worker_arguments
+from mailweir.plumbing.celery import keep_logging, make_app, worker_arguments
 from mailweir.plumbing.settings import Settings
 from mailweir.plumbing.telemetry import configure_logging
 
@@ -25,6 +25,7 @@ def run(
     from workers.tasks import register
 
     configure_logging(settings.log_level, name)
+    keep_logging()
     app = register(make_app(settings))
     arguments = worker_arguments(
         tuple(queues), name=name, concurrency=concurrency or settings.worker.concurrency

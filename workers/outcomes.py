@@ -50,6 +50,16 @@ WRITE = Histogram(
 )
 
 
+def outcomes_by_state() -> dict[str, float]:
+    """Outcomes of this process so far, by state."""
+    found: dict[str, float] = defaultdict(float)
+    for metric in OUTCOMES.collect():
+        for sample in metric.samples:
+            if sample.name.endswith("_total"):
+                found[sample.labels["state"]] += sample.value
+    return dict(found)
+
+
 class PathNote(msgspec.Struct, frozen=True):
     """What one attempt said of its path."""
 

@@ -147,4 +147,14 @@ def _leave_ingress_alone(instance: Any = None, **_: object) -> None:
         instance.app.amqp.queues.deselect([keys.INGRESS])
 
 
+def keep_logging() -> None:
+    """Have Celery leave this process' logging as it is; else it sets the root logger's level to its own,
+    whatever ours is."""
+    signals.setup_logging.connect(_keep, weak=False)
+
+
+def _keep(**_: object) -> None:
+    """A receiver is all that Celery asks for."""
+
+
 signals.celeryd_init.connect(_leave_ingress_alone, weak=False)

@@ -46,25 +46,39 @@ def _redact_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMa
     return event
 
 
+CHATTY = ("amqp", "celery", "httpcore", "httpx", "kombu")
+"""Libraries that say something of every message or request at info: heard from warning on, unless the
+level is debug."""
+
+
 def configure_logging(level: str, process: str, *, stream: TextIO | None = None) -> None:
     """Send our and every library's log lines as one JSON object a line to ``stream`` (stderr).
 
     ``level`` is debug, info, warning or error; ``process`` names this process in every line.
     """
     out = stream or sys.stderr
+
+    def named(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event.setdefault("process", process)  # in every thread, which a context variable is not
+        return event
+
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        named,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(process=process)
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
         processors=[
@@ -79,3 +93,6 @@ def configure_logging(level: str, process: str, *, stream: TextIO | None = None)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    for name in CHATTY:
+        quiet = logging.NOTSET if root.level <= logging.DEBUG else logging.WARNING
+        logging.getLogger(name).setLevel(quiet)

@@ -48,3 +48,7 @@ def test_a_job_from_service_to_mailbox(tmp_path: Path) -> None:
             "bulk.throttled",
             "ingress",
         ]
+        logs = [log.read_text() for log in (home.data / "logs").glob("worker*.log")]
+        assert logs
+        assert all('"worker ready"' in log for log in logs), "a worker says at info that it began"
+        assert not any("jane" in log.lower() for log in logs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import threading
 
 import structlog
 
@@ -44,3 +45,21 @@ def test_log_lines_are_json_and_redacted_for_libraries_too() -> None:
     assert all("process" in line for line in lines)
     for name in ("someone", "other", "third"):
         assert name not in stream.getvalue()
+
+
+def test_libraries_that_chatter_are_heard_from_warning_on_and_every_thread_is_named() -> None:
+    stream = io.StringIO()
+    before = logging.getLogger().handlers[:]
+    try:
+        configure_logging("info", "bulk-1", stream=stream)
+        logging.getLogger("celery.app.trace").info("Task workers.deliver[1] succeeded")
+        logging.getLogger("kombu").warning("connection lost")
+        thread = threading.Thread(target=lambda: structlog.get_logger("ours").info("in a thread"))
+        thread.start()
+        thread.join()
+    finally:
+        logging.getLogger().handlers[:] = before
+        structlog.reset_defaults()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["event"] for line in lines] == ["connection lost", "in a thread"]
+    assert {line["process"] for line in lines} == {"bulk-1"}
