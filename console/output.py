@@ -7,12 +7,14 @@ Exit codes (documented in docs/cli.md): 0 ok, 1 failure, 2 usage, 3 not found, 4
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum, StrEnum
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 import typer
+
+T = TypeVar("T")
 
 
 class Exit(IntEnum):
@@ -67,12 +69,24 @@ def print_rows(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title or None, box=None, header_style="bold", pad_edge=False)
+    if title:
+        sys.stdout.write(f"{title}\n")  # above a narrow table it would be wrapped to its width
+    table = Table(box=None, header_style="bold", pad_edge=False)
     for header in headers:
         table.add_column(header, overflow="fold")
     for row in rows:
         table.add_row(*[str(cell) for cell in row])
     Console(soft_wrap=False).print(table)
+
+
+def track(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
+    """The same items, with a progress bar on standard error while a person looks at it."""
+    if not sys.stderr.isatty():
+        return items
+    from rich.console import Console
+    from rich.progress import track as bar
+
+    return bar(items, what, total=total, console=Console(stderr=True), transient=True)
 
 
 def fail(message: str, code: Exit = Exit.FAILURE) -> NoReturn:

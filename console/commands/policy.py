@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from router.policy.problems import Loaded
     from router.policy.simulate import Scene
 
+MOST_ROWS = 20  # of a table for people; -o json has all
+
 FileArgument = Annotated[Path, typer.Argument(help="Policy file (YAML); '-': standard input.")]
 
 
@@ -136,17 +138,18 @@ def simulate(
     """
     import msgspec
 
+    from console.output import track
     from router.policy.simulate import compare, rehearse
 
     candidate = _checked(file).policy
     if jobs is None and (snapshot or at):
         fail("recorded decisions bring their snapshot and time; these go with --jobs", Exit.USAGE)
     scenes = _recorded(recorded) if jobs is None else [_scene(jobs, snapshot, at)]
-    result, ways = rehearse(candidate, scenes)
+    result, ways = rehearse(candidate, track(scenes, "deciding by the candidate"))
     body: dict[str, Any] = {"candidate": msgspec.to_builtins(result)}
     old = _checked(against).policy if against is not None else (None if jobs else _live())
     if old is not None:
-        before, old_ways = rehearse(old, scenes)
+        before, old_ways = rehearse(old, track(scenes, "deciding by the other"))
         body["change"] = compare(before, result, old_ways, ways)
     emit(body, output, _print_rehearsal)
 
@@ -155,15 +158,20 @@ def _print_rehearsal(body: dict[str, Any]) -> None:
     result = body["candidate"]
     for name in ("pools", "sources", "providers", "queues", "held", "refused", "limit_hits"):
         if result[name]:
-            print_rows((name.replace("_", " "), "jobs"), list(result[name].items()))
+            rows: list[tuple[str, object]] = list(result[name].items())
+            if len(rows) > MOST_ROWS:
+                rest = rows[MOST_ROWS:]
+                jobs = sum(count for _, count in rest if isinstance(count, int))
+                rows = [*rows[:MOST_ROWS], (f"and {len(rest)} others", jobs)]
+            print_rows((name.replace("_", " "), "jobs"), rows)
     sys.stdout.write(f"{result['jobs']} jobs; the backlog needs {result['seconds']:g} s")
     sys.stdout.write(f" ({result['slowest']})\n" if result["slowest"] else "\n")
     if change := body.get("change"):
         sys.stdout.write(f"{change['moved']} jobs go another way\n")
         for name in ("pools", "sources"):
-            rows = [(key, f"{by:+d}") for key, by in change[name].items()]
-            if rows:
-                print_rows((f"change of {name}", "jobs"), rows)
+            changes = [(key, f"{by:+d}") for key, by in change[name].items()]
+            if changes:
+                print_rows((f"change of {name}", "jobs"), changes)
 
 
 def apply(
@@ -405,19 +413,22 @@ def _scene(jobs: Path, snapshot: Path | None, at: str | None) -> Scene:
         suppressed,
         world["providers"],
         world["zones"],
+        world["unreached"],
     )
 
 
 def _recorded(count: int) -> list[Scene]:
     """The latest decisions, one a job, each in the world it was made in."""
     from console.opening import opened
+    from console.output import track
     from console.recorded import Archive, Gone, snapshot_version
     from router.policy.simulate import scene_then
 
     scenes, gone = [], 0
     with opened() as (_, database):
         archive = Archive(database)
-        for body, job in archive.latest(count):
+        found = track(archive.latest(count), "reading decisions", count)
+        for body, job in found:
             try:
                 scenes.append(scene_then(body, job, archive.snapshot(snapshot_version(body))))
             except Gone:

@@ -17,6 +17,7 @@ from router.policy.context import Context, RouterState
 from router.policy.decide import route_many
 from router.policy.differences import way
 from router.policy.eligibility import BROKEN
+from router.policy.reach import NOBODY, Unreached
 from router.policy.replay import job_then
 
 BATCH = 300
@@ -32,6 +33,7 @@ class Scene(NamedTuple):
     suppressed: Mapping[int, str] = {}
     providers: Mapping[str, str] = {}
     zones: Mapping[str, str] = {}
+    unreached: Unreached = NOBODY
 
 
 class Rehearsal(msgspec.Struct, frozen=True):
@@ -71,6 +73,7 @@ def rehearse(policy: Policy, scenes: Iterable[Scene]) -> tuple[Rehearsal, list[s
             suppressed=scene.suppressed,
             providers=scene.providers,
             zones=scene.zones,
+            unreached=scene.unreached,
         )
         decisions, state = route_many(batch, context, state)
         for job, decision in zip(batch, decisions, strict=True):
