@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -249,8 +250,8 @@ class _World:
             self.book.complained(key, sent)
 
 
-def run(scenario: Scenario) -> Result:
-    """Run a scenario to its end."""
+def run(scenario: Scenario, progress: Callable[[float], None] = lambda day: None) -> Result:
+    """Run a scenario to its end; ``progress`` is told the day every simulated hour."""
     world = _World(scenario)
     rows: list[Row] = []
     moves: list[tuple[float, str, str, str]] = []
@@ -275,6 +276,7 @@ def run(scenario: Scenario) -> Result:
         if at >= next_row:
             next_row += HOUR
             rows += _rows(world, paths, day)
+            progress(day)
     waiting = int(sum(world.waiting.values()))
     return Result(scenario.name, tuple(rows), world.sent, waiting, world.exceeded, tuple(moves))
 

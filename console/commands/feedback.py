@@ -14,7 +14,7 @@ import msgspec
 import typer
 
 from console.output import Exit, Format, OutputOption, emit, fail, print_rows
-from mailweir.contracts.events import Feedback
+from mailweir.contracts.events import EventType, Feedback
 
 _FIELDS = ("type", "recipient", "category", "class", "status", "reply", "suppress")
 
@@ -29,7 +29,19 @@ def shown(event: Feedback) -> dict[str, Any]:
 
 def _print(events: list[Feedback], output: Format) -> None:
     rows = [shown(event) for event in events]
-    emit(rows, output, lambda data: print_rows(_FIELDS, [[r[f] for f in _FIELDS] for r in data]))
+    emit(
+        rows,
+        output,
+        lambda data: print_rows(_FIELDS, [[_cell(r[f]) for f in _FIELDS] for r in data]),
+    )
+
+
+def _cell(value: Any) -> str:
+    """A field in a table; a suppression as its scope and how long it holds."""
+    if isinstance(value, dict):
+        days = value.get("days")
+        return f"{value['scope']}, {days} days" if days else f"{value['scope']}, for ever"
+    return "" if value is None else str(value)
 
 
 def _read(path: Path) -> bytes:
@@ -46,7 +58,10 @@ def parse_command(
     """Parse a bounce, complaint or automatic answer."""
     from mailweir.mail.bounce_parse import parse_report
 
-    _print(parse_report(_read(file), now=time.time()), output)
+    events = parse_report(_read(file), now=time.time())
+    if all(event.type is EventType.UNKNOWN for event in events):
+        sys.stderr.write("no bounce, complaint of a reader or automatic answer was recognised\n")
+    _print(events, output)
 
 
 def webhook_command(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,6 +75,18 @@ def show(
     emit(answer, output, table)
 
 
+def _days(days: float) -> Callable[[float], None]:
+    """Shows on a terminal which day is simulated."""
+    if not sys.stderr.isatty():
+        return lambda day: None
+
+    def tell(day: float) -> None:
+        end = "\n" if day >= days - 0.04 else "\r"  # told by the hour
+        sys.stderr.write(f"day {min(day, days):.0f} of {days:.0f}{end}")
+
+    return tell
+
+
 def simulate(
     scenario: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Scenario file.")],
     plot: Annotated[list[Path] | None, typer.Option(help="Draw to this .png or .svg.")] = None,
@@ -84,17 +98,23 @@ def simulate(
     from reputation.simulate import BadScenario, daily, load, run
     from reputation.simulate_plot import NoPlots, draw
 
-    try:
-        result = run(load(scenario.read_text(encoding="utf-8")))
-    except BadScenario as error:
-        fail(f"{scenario}: {error}", Exit.USAGE)
-    for file in plot or ():
+    for file in plot or ():  # before the minute that a long scenario may take
         if file.suffix not in (".png", ".svg"):
             fail(f"{file}: give a name that ends in .png or .svg", Exit.USAGE)
+        if not file.parent.is_dir():
+            fail(f"{file}: there is no folder {file.parent}", Exit.USAGE)
+    try:
+        asked = load(scenario.read_text(encoding="utf-8"))
+    except (BadScenario, UnicodeDecodeError) as error:
+        fail(f"{scenario}: {error}", Exit.USAGE)
+    result = run(asked, progress=_days(asked.days))
+    for file in plot or ():
         try:
             draw(result, file)
         except NoPlots as error:
             fail(str(error), Exit.FAILURE)
+        except OSError as error:
+            fail(f"cannot write {file}: {error.strerror}", Exit.FAILURE)
     answer = {
         "name": result.name,
         "sent": result.sent,

@@ -78,7 +78,9 @@ def handle(
     for number, item in enumerate(found.items(payload, call)):
         try:
             events.extend(found.read(item, call))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except KeyError as error:
+            problems.append(f"item {number}: no field {str(error)[:80]}")
+        except (TypeError, ValueError, AttributeError) as error:
             problems.append(f"item {number}: {type(error).__name__}: {str(error)[:80]}")
     wish = found.subscription(payload) if found.subscription is not None else None
     return Taken(events, problems, None if secret is None else True, once, wish)

@@ -55,7 +55,7 @@ def checked(plan: Plan) -> Plan:
     if not 1 <= plan.start <= 100_000:
         raise BadPlan(f"start: {plan.start:g} is not between 1 and 100,000 jobs")
     if not MIN_GROWTH <= plan.growth <= MAX_GROWTH:
-        raise BadPlan(f"growth: {plan.growth:g} a day is not between 0.10 and 0.30")
+        raise BadPlan(f"growth: {plan.growth:g} a day is not between 0.10 and 0.30 (0.20 is +20 %)")
     if plan.max_step < 1:
         raise BadPlan("max_step: at least 1 job a day")
     return plan
