@@ -43,33 +43,40 @@ class FastReader:
                 for member in members:
                     pipe.hmget(keys.PATH_PREFIX + member, FIELDS)
                     pipe.exists(keys.PROBE_PREFIX + member)
+                    pipe.hget(keys.bucket_tokens(f"path:{member}"), "place")
                 answers = pipe.execute()
-                found = list(zip(answers[::2], answers[1::2], strict=True))
+                found = list(zip(answers[::3], answers[1::3], answers[2::3], strict=True))
             except RedisError:
                 members, found = [], []
             now = self._clock.now()
             paths = {
-                member: path(values, now, probed=bool(probed))
-                for member, (values, probed) in zip(members, found, strict=True)
+                member: path(values, now, probed=bool(probed), place=float(place or 0.0))
+                for member, (values, probed, place) in zip(members, found, strict=True)
             }
             self._state = FastState(self._state.version + 1, paths)
         return self._state
 
 
-def path(values: Sequence[bytes | None], now: float, *, probed: bool = False) -> FastPath:
+def path(
+    values: Sequence[bytes | None], now: float, *, probed: bool = False, place: float = 0.0
+) -> FastPath:
     """One path's state from the fields of :data:`FIELDS`, at policy time ``now``. While somebody probes
-    a half-open path (``probed``), it is open for everybody else."""
+    a half-open path (``probed``), it is open for everybody else. ``place``: the time of the last
+    place given to a mail that waits for a token. On its way back a path takes what it has tokens
+    for, and another way the rest (S35, S37): whoever would stand behind that place goes there."""
     phase = (values[0] or b"closed").decode()
     until, back, rate, hold, day, day_n, hour, hour_n = (
         float(value) if value is not None else None for value in values[1:]
     )
-    breaker, open_until = "closed", None
+    breaker, open_until, free = "closed", None, hold if hold is not None and hold > now else 0.0
     if phase == "open" and until is not None:
         breaker, open_until = ("open", until) if now < until else ("half_open", until)
         if breaker == "half_open" and probed:
             breaker, open_until = "open", now + PROBE_LOOK
     elif phase == "back" and back is not None:
         gone = now - back
+        if gone < TRICKLE_SECONDS + RAMP_SECONDS and place > now:
+            free = max(free, place)
         if gone < TRICKLE_SECONDS:
             rate = min(rate, TRICKLE_RATE) if rate is not None else TRICKLE_RATE
         elif rate is not None and gone < TRICKLE_SECONDS + RAMP_SECONDS:
@@ -80,5 +87,5 @@ def path(values: Sequence[bytes | None], now: float, *, probed: bool = False) ->
         open_until=open_until,
         used_day=int(day_n or 0) if day == now // DAY else 0,
         used_hour=int(hour_n or 0) if hour == now // HOUR else 0,
-        available_at=hold if hold is not None and hold > now else 0.0,
+        available_at=free,
     )

@@ -123,8 +123,12 @@ def test_a_black_hole_and_the_way_back(tmp_path: Path) -> None:
     late = between(here, end - RAMP / 4, end) / (RAMP / 4)
     assert early <= 0.35 * 10, "a quarter into the ramp it may have 32 %"
     assert early < late
-    # back to all of it: the provider takes what is offered, the relay nothing
-    assert between(here, full - 6, full) >= 0.85 * PER_SECOND * 6
+    # what the ramp leaves goes by the relay: nobody waits for the provider to be trusted again
+    for start in (good + TRICKLE, good + TRICKLE + RAMP / 2):
+        both = between(here + there, start, start + RAMP / 4) / (RAMP / 4)
+        assert both >= 0.75 * PER_SECOND
+    # and in the end all of it is back
+    assert between(here, full - 6, full) >= 0.75 * PER_SECOND * 6
     assert between(there, full - 6, full) <= 0.05 * PER_SECOND * 6
 
 

@@ -30,6 +30,15 @@ def test_a_path_on_its_way_back_trickles() -> None:
     assert path(fields(phase="back", back=1000), 1010.0).rate == 0.1
 
 
+def test_a_path_on_its_way_back_takes_what_it_has_tokens_for() -> None:
+    ramp = fields(phase="back", back=1000)
+    assert path(ramp, 1010.0, place=1018.0).available_at == 1018
+    assert path(ramp, 1500.0, place=1508.0).available_at == 1508
+    assert path(ramp, 1500.0, place=1400.0).available_at == 0, "nobody waits"
+    assert path(ramp, 2100.0, place=2108.0).available_at == 0, "the ramp is over"
+    assert path(fields(), 1500.0, place=1508.0).available_at == 0, "a limit is no failure"
+
+
 def test_counters_of_another_day_do_not_count() -> None:
     day = 20_000 * 86_400.0
     assert path(fields(day=20_000, day_n=7), day + 5).used_day == 7
