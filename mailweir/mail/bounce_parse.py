@@ -25,6 +25,7 @@ from mailweir.mail.bounce_text import (
     last_resort,
     looks_like_bounce,
     parse_text,
+    passed_on,
 )
 from mailweir.mail.classify import classify
 from mailweir.mail.dsn import Failed, parse_dsn
@@ -102,7 +103,10 @@ def _events(
             or _original_recipient(mail, original or header_block(inline_original(mail)))
         )
         if failures:
-            return [_failure(f, digest, n, at, job_id, "bounce") for n, f in enumerate(failures)]
+            told = [_failure(f, digest, n, at, job_id, "bounce") for n, f in enumerate(failures)]
+            if passed_on(mail) and job_id is None:
+                return [msgspec.structs.replace(event, suppress=None) for event in told]
+            return told
     return [_nothing(digest, at, job_id)]
 
 

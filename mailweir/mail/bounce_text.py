@@ -114,6 +114,16 @@ _ANSWER = re.compile(
 """A person answering; MTAs put their own words first ("Undeliverable: Re: ...")."""
 
 
+_PASSED_ON = re.compile(
+    r"\s*(?:fwd?|wg|tr|enc|doorst|vb|i|pd|转发|転送)\s*(?:\[\d+\])?[:：]", re.IGNORECASE
+)
+
+
+def passed_on(mail: BounceMail) -> bool:
+    """Whether a person passes on, or asks about, a bounce: what it says may be of another's mail."""
+    return bool(_PASSED_ON.match(mail.header("subject"))) and not from_machine(mail)
+
+
 def has_code(words: str) -> bool:
     """Whether words hold a reply code or words only a mail server writes."""
     return bool(_CODED.search(words))
