@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from mailweir.contracts.policy import Policy
 from mailweir.contracts.snapshot import FastState, Snapshot
 from router.lanes import path_rate
+from router.policy.fairness import STEP_SHARE
 from router.policy.isolation import serves
 
 
@@ -26,7 +27,7 @@ def lane_rates(
 
 
 def seconds(
-    ahead: int, finished: float, in_lanes: Mapping[str, int], rates: Mapping[str, float]
+    ahead: int, finished: float, in_lanes: Mapping[str, float], rates: Mapping[str, float]
 ) -> float | None:
     """Policy seconds until ``ahead`` jobs of a bucket, of them ``in_lanes`` per lane, are sent.
 
@@ -44,3 +45,13 @@ def seconds(
     elif ahead and not waits:
         return None
     return max(waits, default=0.0)
+
+
+def contended(own: int, better: int, lesser: int) -> float:
+    """Jobs a lane sends until the ``own`` ones of a bucket are through, where others wait for the same
+    sources (S22): a better bucket leaves it one job of five, to lesser ones it leaves one."""
+    if better:
+        return min(own / (1 - STEP_SHARE), own + better)
+    if lesser:
+        return min(own / STEP_SHARE, own + lesser)
+    return own

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from redis.exceptions import RedisError
 from sqlalchemy import func, select
 
-from console.estimate import lane_rates, seconds
+from console.estimate import contended, lane_rates, seconds
 from console.queues import queues_now
 from mailweir.contracts.heartbeat import Heartbeat
 from mailweir.contracts.ids import format_id
@@ -30,6 +31,7 @@ from mailweir.spool.store import Spool
 from router.fast import FastReader
 from router.policy.compiled import CompiledPolicy, in_region
 from router.policy.reach import CutOff, cut_off
+from router.precedence import better
 from router.reach import ReachReader
 from router.snapshots import SnapshotReader
 from router.window import Windows
@@ -215,17 +217,34 @@ class Reader:
         ``rate``: jobs the bucket finishes per real second."""
         if not ahead:
             return 0.0
-        waiting = self._lanes(bucket, now)
-        if lane is not None:
-            waiting = {lane: waiting.get(lane, 0)}
         try:
             policy = policies.current(self.database)
         except policies.NoPolicy:
             policy = Policy()
+        due = self._lanes(bucket, now)
+        if lane is not None:
+            due = {lane: due.get(lane, 0)}
+        waiting = self._contended(bucket, due, policy, now)
         snapshot, fast = self._snapshots.get(), self._fast.get()
         rates = lane_rates(waiting, bucket, policy, snapshot, fast)
         found = seconds(ahead, rate / self._clock.rate, waiting, rates)
         return None if found is None else round(found, 1)
+
+    def _contended(
+        self, bucket: Bucket, due: Mapping[str, int], policy: Policy, now: float
+    ) -> dict[str, float]:
+        """Jobs each lane sends before the ``due`` ones of the bucket are through."""
+        rivals = CompiledPolicy(policy).rivals[bucket]
+        others = {other: self._lanes(other, now) for other in rivals}
+        first = better(bucket)
+        return {
+            lane: contended(
+                own,
+                sum(lanes.get(lane, 0) for other, lanes in others.items() if other in first),
+                sum(lanes.get(lane, 0) for other, lanes in others.items() if other not in first),
+            )
+            for lane, own in due.items()
+        }
 
     def _lanes(self, bucket: Bucket, now: float) -> dict[str, int]:
         """Due jobs of a bucket per lane."""

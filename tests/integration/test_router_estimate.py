@@ -53,3 +53,20 @@ def test_a_jobs_time_follows_from_its_lane(
         later.close()
     finally:
         reader.close()
+
+
+def test_a_lesser_bucket_waits_for_the_better_one_at_the_same_sources(
+    tmp_path: Path, redis_url: str, redis_clean: redis.Redis
+) -> None:
+    shared = POLICY.replace("[bulk]", "[marketing, bulk]")
+    rig = Rig.build(tmp_path, redis_url, shared)
+    rig.accept([f"u{i}@yahoo.com" for i in range(120)])
+    rig.accept([f"m{i}@yahoo.com" for i in range(60)], "marketing")
+    reader = Reader(rig.settings, rig.clock, rig.spool.database)
+    try:
+        found = {row.bucket: row.delivery_seconds for row in reader.queues().buckets}
+    finally:
+        reader.close()
+    # one a second, four of five for marketing while both wait, then all for bulk
+    assert found["marketing"] == pytest.approx(75.0)
+    assert found["bulk"] == pytest.approx(180.0)
