@@ -270,7 +270,7 @@ def _sequence(pattern: str, at: int) -> tuple[frozenset[str] | None, int]:
         else:
             literal = char
             at += 1
-        quantifier = _QUANTIFIER.match(pattern, at)
+        quantifier = _QUANTIFIER.match(pattern, at) if pattern[at : at + 1] in "?*+{" else None
         if quantifier:
             at = quantifier.end()
             optional = quantifier[0][0] in "?*" or quantifier[0].startswith("{0")

@@ -105,7 +105,7 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def counts_against_path(self) -> bool:
-        """Whether the breaker counts this attempt as a failure."""
+        """Whether the attempt speaks against its path: the breaker counts it, or the rate obeys it."""
         return self.event in (PathEvent.BAD, PathEvent.SLOW)
 
 

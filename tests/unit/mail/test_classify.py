@@ -223,6 +223,37 @@ def test_command_answers_every_line():
     }
 
 
+def test_odd_lines_get_one_answer_each():
+    odd = [
+        b"",
+        b"\r",
+        b"[]",
+        b"{}",
+        b'{"reply": null}',
+        b'{"reply": 1e400}',
+        b'{"reply": "\\ud800 550"}',
+        b'{"reply": "550 5.1.1 no such user", "stage": {"x": 1}, "provider": [], "other": 1}',
+        b'{"reply": ["550-5.1.1 a", "550 5.1.1 user unknown"]}',
+        b'{"a":' * 5000,
+        bytes(byte for byte in range(256) if byte != 10) * 20,
+        b"550 " + b"a" * 3_000_000,
+        b'{"reply":"' + b"x" * 2_000_000 + b'"}',
+        b"\xef\xbb\xbf550 5.1.1 user unknown",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "classify", "-o", "json"],
+        input=b"\n".join(odd),
+        capture_output=True,
+        cwd="/",
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        check=True,
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == len(odd)
+    hard = [number for number, answer in enumerate(answers) if answer["class"] == "hard"]
+    assert hard == [7, 8, 13]
+
+
 PROGRAM = """
 import typer
 from console.commands import classify, feedback
