@@ -14,6 +14,7 @@ import structlog
 from celery import Celery, signals
 
 from mailweir.contracts.route import Chunk
+from mailweir.mail.providers import suffix_list
 from mailweir.plumbing.celery import make_app, settings_of
 from mailweir.plumbing.envelope import DELIVER_TASK
 from mailweir.plumbing.heap import settle_heap
@@ -71,6 +72,7 @@ async def _build() -> None:
         queues=_Process.queues,
         concurrency=_Process.concurrency,
     )
+    suffix_list()  # not while mails wait for the loop
     await worker.start()
     settle_heap()
     _Process.worker = worker

@@ -152,8 +152,10 @@ def provider_of_mx(hosts: Sequence[str], domain: str) -> str:
 
 
 @cache
-def _suffix_list() -> Any:
-    from publicsuffixlist import PublicSuffixList  # 100 ms to load: only where it is needed
+def suffix_list() -> Any:
+    """The public suffix list. 100 ms to load and more: only where it is needed, and there before the
+    first mail waits for it."""
+    from publicsuffixlist import PublicSuffixList
 
     return PublicSuffixList()
 
@@ -161,7 +163,7 @@ def _suffix_list() -> Any:
 @lru_cache(maxsize=65536)
 def registrable(host: str) -> str:
     """The registrable domain of a host name (publicsuffix.org), or the name itself."""
-    return str(_suffix_list().privatesuffix(host) or host)
+    return str(suffix_list().privatesuffix(host) or host)
 
 
 @lru_cache(maxsize=65536)

@@ -55,8 +55,7 @@ class Pick:
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
-class DecisionRow:
+class DecisionRow(msgspec.Struct, frozen=True):
     """A row of ``decisions`` (see schema); ``body`` is JSON text."""
 
     id: int
@@ -73,8 +72,7 @@ class DecisionRow:
     body: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatch:
+class Dispatch(msgspec.Struct, frozen=True):
     """Jobs that go to a bucket queue together."""
 
     chunk: Chunk
@@ -82,8 +80,7 @@ class Dispatch:
     orders: dict[int, Orders]
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(msgspec.Struct, frozen=True):
     """A waiting job that is held (with a due time) or ended by the router."""
 
     job_id: int
