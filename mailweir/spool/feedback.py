@@ -16,6 +16,28 @@ MAX_RAW = 256 * 1024
 """Bytes of a raw event that are kept."""
 
 
+_TEXTS = (
+    "event_id", "recipient", "category", "status", "reply", "source", "remote_host", "url", "user_agent",
+)  # fmt: skip
+
+
+def printable(event: Feedback) -> Feedback:
+    """The event in characters a database keeps: no NUL (PostgreSQL), no lone surrogates (undecodable bytes of
+    a mail). One odd reply must not lose the call it came with."""
+    odd: dict[str, Any] = {
+        name: _clean(value)
+        for name in _TEXTS
+        if isinstance(value := getattr(event, name), str) and not value.isprintable()
+    }
+    if any(not tag.isprintable() for tag in event.tags):
+        odd["tags"] = tuple(_clean(tag) for tag in event.tags)
+    return msgspec.structs.replace(event, **odd) if odd else event
+
+
+def _clean(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "")
+
+
 def feedback_row(
     row_id: int, event: Feedback, *, recipient_key: str | None, now: float, raw: bytes = b""
 ) -> dict[str, Any]:
@@ -30,7 +52,7 @@ def feedback_row(
         "received_at": now,
         "recipient_key": recipient_key,
         "tenant": event.tenant,
-        "category": event.category,
+        "category": None if event.category is None else event.category[:32],
         "body": msgspec.json.encode(event).decode(),
         "raw": raw[:MAX_RAW] or None,
     }

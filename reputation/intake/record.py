@@ -18,7 +18,7 @@ from mailweir.contracts.ids import new_ids
 from mailweir.contracts.lifecycle import Mark, State
 from mailweir.plumbing.database import Database
 from mailweir.plumbing.events import FEEDBACK, announce
-from mailweir.spool.feedback import feedback_row, insert_feedback, known_feedback
+from mailweir.spool.feedback import feedback_row, insert_feedback, known_feedback, printable
 from mailweir.spool.store import Spool
 from reputation.intake.finding import Found, find
 
@@ -134,7 +134,7 @@ class Recorder:
 
 
 def _kept(event: Feedback, job: Found | None) -> Feedback:
-    event = msgspec.structs.replace(event, message_ids=())
+    event = printable(msgspec.structs.replace(event, message_ids=()))
     if job is None:
         return msgspec.structs.replace(
             event, job_id=None, recipient=None, suppress=None, tags=(*event.tags, ORPHAN)

@@ -433,3 +433,32 @@ def test_an_unproven_bounce_moves_no_state(
     job = spool.job(job_id)
     assert job is not None
     assert job.state == State.SENT
+
+
+def test_odd_characters_of_one_event_do_not_lose_the_call(
+    recorder: Recorder, database: Database, spool: Spool
+) -> None:
+    sent_job(spool)
+    odd = "550 5.1.1 a\x00b \udce9 \x1b[31m"
+    events = [
+        event(EventType.BOUNCED, "1", reply=odd, tags=("x\x00y",), category="invalid_recipient"),
+        event(EventType.DELIVERED, "2"),
+    ]
+    assert recorder.record(events, b"\x00raw", time.time()).new == 2
+    first = rows(database)[0]
+    assert first.reply is not None
+    assert "\x00" not in first.reply
+
+
+def test_a_report_with_bytes_of_no_charset_is_kept(
+    knowing: Recorder, database: Database, spool: Spool
+) -> None:
+    job_id = sent_job(spool)
+    data = (DSN / "postfix-unknown.eml").read_bytes()
+    odd = data.replace(
+        b"Diagnostic-Code: smtp;", b"Diagnostic-Code: smtp; \xe9\x00 =?x?q?\xe9=ff?="
+    )
+    assert odd != data
+    envelope = verp.make(job_id, KEY, "bounce.example.com", time.time())
+    assert MailIntake(knowing, [KEY]).take(odd, envelope).new == 1
+    assert told(database).job_id == job_id
