@@ -6,10 +6,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mailweir.contracts.events import BounceClass, EventType
 from mailweir.mail.bounce_parse import parse_report
+from mailweir.spool.feedback import printable
 from reputation.intake.webhook import handle
 
 DATA = Path(__file__).parents[2] / "data" / "examined"
@@ -53,6 +57,16 @@ def test_payload(case):
     assert len(taken.events) == len(case["want"])
     for event, want in zip(taken.events, case["want"], strict=True):
         graded(event, want)
+
+
+@given(st.sampled_from([c["mail"] for c in MAILS]), st.integers(0, 2500), st.binary(max_size=30))
+@settings(max_examples=200, deadline=None)
+def test_whatever_bytes_it_holds_a_report_can_be_kept(name, place, junk):
+    data = (DATA / name).read_bytes()
+    for event in parse_report(data[:place] + junk + data[place:], now=NOW):
+        kept = printable(event)
+        assert b"\\u0000" not in msgspec.json.encode(kept)
+        assert kept.recipient is None or kept.recipient.encode()
 
 
 def test_enough_of_each():
