@@ -10,14 +10,15 @@ import msgspec
 from sqlalchemy import Connection, delete, func, select, update
 
 from journal.chain import GENESIS, Entry, broken_links, link
-from journal.records import by_ids
+from journal.records import PREFIX, TABLES, by_ids
 from mailweir.contracts.ids import format_id, new_id
 from mailweir.contracts.job import Accepted
 from mailweir.contracts.lifecycle import FINAL
 from mailweir.plumbing.database import Database
-from mailweir.spool.schema import contents, feedback, jobs, journal, messages
+from mailweir.spool.schema import contents, feedback, jobs, journal, messages, positions
 
 PAGE = 20  # segments read at once
+LATE = 60.0  # real seconds after which a record should long be sealed
 
 
 class Report(msgspec.Struct):
@@ -30,6 +31,9 @@ class Report(msgspec.Struct):
     missing: list[str] = msgspec.field(default_factory=list)  # gone before their keeping ended
     pruned: int = 0  # outlived their keeping
     closed: int = 0  # segments whose list of records outlived its keeping; their links are checked
+    unsealed: int = (
+        0  # older than a minute and in no segment yet: the recorder does not run, or lags
+    )
     head: str = ""  # the last link, hex: keep it elsewhere to notice a rewritten chain
 
     @property
@@ -78,7 +82,25 @@ def verify(database: Database, *, real: float, keep_jobs: float) -> Report:
         before = chain
         _check_records(database, entries, report, prunable)
     report.head = before.hex()
+    report.unsealed = _unsealed(database, new_id(real - LATE, 0))
     return report
+
+
+def _unsealed(database: Database, before: int) -> int:
+    """Records made before the id that nothing has sealed: they could still be altered unseen."""
+    with database.read() as conn:
+        rows = conn.execute(
+            select(positions.c.listener, positions.c.position).where(
+                positions.c.listener.in_([PREFIX + kind for kind in TABLES])
+            )
+        )
+        marks = {name.removeprefix(PREFIX): int(position) for name, position in rows}
+        return sum(
+            conn.execute(
+                select(func.count()).where(table.c.id > marks.get(kind, 0), table.c.id <= before)
+            ).scalar_one()
+            for kind, table in TABLES.items()
+        )
 
 
 def close(database: Database, real: float, keep_jobs: float, limit: int = 200) -> int:

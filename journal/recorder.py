@@ -15,7 +15,7 @@ from sqlalchemy import Connection, func, insert, select
 
 from journal.audit import close
 from journal.chain import GENESIS, Entry, link, segment_digest
-from journal.records import TABLES, after
+from journal.records import PREFIX, TABLES, after
 from mailweir.contracts.ids import new_id
 from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.database import Database, DatabaseUnavailable
@@ -30,7 +30,6 @@ SWEEP_BACK = 600.0  # real seconds such a look reaches back
 CLOSE_EVERY = 3600.0  # real seconds between two looks for segments that outlived their keeping
 SEGMENT = 500  # records sealed together at most
 PAUSE = 1.0  # real seconds between looks when nothing is new
-PREFIX = "journal:"  # of the listeners' names, one per kind
 
 
 class Recorder:

@@ -14,6 +14,8 @@ TABLES: dict[str, Table] = {"decision": decisions, "attempt": attempts, "feedbac
 """Sealed kinds. The raw bytes and the body of feedback may hold an address and are erasable, so only its
 other columns are sealed."""
 
+PREFIX = "journal:"  # of the recorder's names among the listeners, one per kind
+
 LEFT_OUT = {"feedback": {"raw", "body", "recipient_key"}}
 
 

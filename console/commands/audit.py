@@ -38,6 +38,11 @@ def verify(output: OutputOption = Format.TABLE) -> None:
         output,
         lambda data: print_rows(("", ""), [(k, v) for k, v in data.items()]),
     )
+    if report.unsealed:
+        sys.stderr.write(
+            f"{report.unsealed} records are in no segment yet and not protected: does the reputation "
+            "process run?\n"
+        )
     if not report.ok:
         fail("the journal was altered; see broken, altered and missing above", Exit.REFUSED)
 

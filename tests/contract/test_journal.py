@@ -256,3 +256,14 @@ def test_old_segments_are_closed_and_still_hold_the_chain(database: Database) ->
         conn.execute(update(journal).where(journal.c.seq == 3).values(body="[]"))
         conn.execute(update(journal).where(journal.c.seq == 1).values(digest=b"x" * 32))
     assert verify(database, real=time.time(), keep_jobs=KEEP).broken == [1, 3]
+
+
+def test_what_nothing_has_sealed_yet_is_told(database: Database) -> None:
+    """A chain that holds says little while the recorder stands still."""
+    for ago in (90.0, 80.0, 1.0):
+        decide(database, ago)
+    report = verify(database, real=time.time(), keep_jobs=KEEP)
+    assert (report.ok, report.records, report.unsealed) == (True, 0, 2)
+    Recorder(database, Clock(), KEEP).turn(time.time())
+    report = verify(database, real=time.time(), keep_jobs=KEEP)
+    assert (report.records, report.unsealed) == (2, 0)
