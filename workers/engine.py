@@ -321,23 +321,24 @@ class Engine:
         self, run: Run, destination: Destination, tls: str, some: list[Ready], connections: int
     ) -> None:
         vetted: dict[int, float] = {}  # job -> when it was told that it may go
+
+        async def vet(job_id: int) -> None:
+            """Whether it may go, long before its turn: it has not begun."""
+            if await self._may_go(run, job_id, begins=False):
+                vetted[job_id] = time.monotonic()
+
         if not await self.parts.gate.admit(some[0].purse, lambda: self._starts(run)):
             # no token soon: most will be held, and nobody is dialled for them
-
-            async def vet(ready: Ready) -> None:
-                if await self._may_go(run, ready.work.job.id):
-                    vetted[ready.work.job.id] = time.monotonic()
-
-            await asyncio.gather(*map(vet, some))
+            await asyncio.gather(*(vet(ready.work.job.id) for ready in some))
             some = [ready for ready in some if ready.work.job.id in vetted]
-            for job_id in vetted:
-                del run.began[job_id]  # it may go, and has not yet
             if not some:
                 return
 
         async def before_body(envelope: Envelope) -> bool:
             since = vetted.pop(envelope.job_id, None)
             if since is not None and time.monotonic() - since < SHORT_WAIT:
+                ready = run.ready[envelope.job_id]
+                await self.parts.gate.begin(ready.work.job, ready.purse)
                 run.began[envelope.job_id] = self.parts.clock.now()
                 return True
             return await self._may_go(run, envelope.job_id)
@@ -350,12 +351,6 @@ class Engine:
             purses = {run.ready[envelope.job_id].purse for envelope in waiting}
             if not any([await self.parts.gate.shut(purse) for purse in purses]):
                 return True
-
-            async def vet(job_id: int) -> None:
-                if await self._may_go(run, job_id):
-                    del run.began[job_id]
-                    vetted[job_id] = time.monotonic()
-
             await asyncio.gather(*(vet(envelope.job_id) for envelope in waiting))
             return any(envelope.job_id in vetted for envelope in waiting)
 
@@ -389,7 +384,7 @@ class Engine:
             log.exception("transport failed", chunk=run.chunk.id, site=destination.site)
             self._cut(run, error, {ready.work.job.id for ready in some})
 
-    async def _may_go(self, run: Run, job_id: int) -> bool:
+    async def _may_go(self, run: Run, job_id: int, *, begins: bool = True) -> bool:
         """Asked right before RCPT. A job that may not go has its outcome when this returns False."""
         ready = run.ready[job_id]
         if job_id not in run.pending:
@@ -401,11 +396,13 @@ class Engine:
         if job.expires_at is not None and self.parts.clock.now() >= job.expires_at:
             run.refuse(job_id, Refusal(State.EXPIRED, None, "expired before it could be sent"))
             return False
-        refusal = await self.parts.gate.enter(job, ready.purse, lambda: self._starts(run))
+        gate = self.parts.gate
+        refusal = await gate.enter(job, ready.purse, lambda: self._starts(run), marks=begins)
         if refusal is not None:
             run.refuse(job_id, refusal)
             return False
-        run.began[job_id] = self.parts.clock.now()
+        if begins:
+            run.began[job_id] = self.parts.clock.now()
         return True
 
     def _starts(self, run: Run) -> bool:

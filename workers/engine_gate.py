@@ -111,6 +111,7 @@ class _Entry:
     purse: Purse
     said: asyncio.Future[Refusal | None] = field(repr=False)
     waited: bool = False
+    marks: bool = True
     paid: Grant | None = None  # whose promised token is its own, from ``place`` on
     place: float = 0.0  # 0: it may go
 
@@ -143,12 +144,16 @@ class Gate:
         self._marked: set[int] = set()  # chunks whose marks have an expiry
         self._returning: set[asyncio.Task[None]] = set()
 
-    async def enter(self, job: Job, purse: Purse, may_wait: Callable[[], bool]) -> Refusal | None:
-        """None: go now. Waits for a token as long as allowed; ``may_wait`` is asked before each wait."""
+    async def enter(
+        self, job: Job, purse: Purse, may_wait: Callable[[], bool], *, marks: bool = True
+    ) -> Refusal | None:
+        """None: go now. Waits for a token as long as allowed; ``may_wait`` is asked before each wait.
+        Not ``marks``: it has its token, and :meth:`begin` comes when its turn does."""
         end = time.monotonic() + self._max_wait
         waited, paid = False, None
         while True:
-            entry = _Entry(job, purse, asyncio.get_running_loop().create_future(), waited, paid)
+            said: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
+            entry = _Entry(job, purse, said, waited, marks, paid)
             waited = True
             self._arrived.append(entry)
             if self._flushing is None:
@@ -185,6 +190,10 @@ class Gate:
                 return Refusal(State.DUE, due, f"path shut: {path}")
         GATED.labels("held").inc()
         return Refusal(State.HELD, place, f"throttle: {grant.layer if grant else None}")
+
+    async def begin(self, job: Job, purse: Purse) -> None:
+        """The turn of a mail has come that was let in without a mark."""
+        await self._mark([(purse.chunk_id, job.id)])
 
     async def admit(self, purse: Purse, may_wait: Callable[[], bool]) -> bool:
         """Whether anything may go: asked before a connection is opened, so that a path that must not be
@@ -308,7 +317,8 @@ class Gate:
                     entry.place = purse.places.popleft() if purse.places else self._clock.now()
                     _answer(entry, None)
         if going:
-            await self._mark(going)
+            if begin := [(e.purse.chunk_id, e.job.id) for e in going if e.marks]:
+                await self._mark(begin)
             GATED.labels("passed").inc(len(going))
             for entry in going:
                 entry.purse.jobs.pop(entry.job.id, None)
@@ -369,12 +379,12 @@ class Gate:
         self._returning.add(task)
         task.add_done_callback(self._returning.discard)
 
-    async def _mark(self, going: list[_Entry]) -> None:
+    async def _mark(self, going: list[tuple[int, int]]) -> None:
         """Book before the act: from here on a crash makes these jobs uncertain (N41)."""
         marks: dict[int, list[int | str]] = defaultdict(list)
         now = f"{self._clock.now():.3f}"
-        for entry in going:
-            marks[entry.purse.chunk_id] += (entry.job.id, now)
+        for chunk_id, job_id in going:
+            marks[chunk_id] += (job_id, now)
         new = marks.keys() - self._marked
         try:
             commands: list[Command] = [
