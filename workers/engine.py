@@ -386,6 +386,7 @@ class Engine:
 
     async def _may_go(self, run: Run, job_id: int, *, begins: bool = True) -> bool:
         """Asked right before RCPT. A job that may not go has its outcome when this returns False."""
+        await self.parts.writer.room()
         ready = run.ready[job_id]
         if job_id not in run.pending:
             return False

@@ -99,6 +99,7 @@ class Worker:
             self._writers,
             rows=settings.worker.outcome_rows,
             delay=settings.worker.outcome_delay,
+            unwritten=settings.worker.unwritten,
         )
         self._campaigns = Campaigns(self._redis, clock)
         self._connections = Connections(

@@ -83,13 +83,19 @@ class OutcomeWriter:
         *,
         rows: int,
         delay: float,
+        unwritten: int,
     ) -> None:
+        """``rows``, ``delay``, ``unwritten``: see the settings of ``worker``."""
         self._spool = spool
         self._limiter = limiter
         self._wire = wire_of(redis)
         self._executor = executor
         self._rows = rows
         self._delay = delay
+        self._most = unwritten
+        self._unwritten = 0
+        self._room = asyncio.Event()
+        self._room.set()
         self._outcomes: list[Outcome] = []
         self._notes: list[PathNote] = []
         self._closing: dict[int, asyncio.Future[None]] = {}
@@ -108,6 +114,9 @@ class OutcomeWriter:
         if not self._outcomes:
             self._first = time.monotonic()
         self._outcomes.append(outcome)
+        self._unwritten += 1
+        if self._unwritten >= self._most:
+            self._room.clear()
         if note is not None:
             self._notes.append(note)
         _outcomes_of(bucket, outcome.state.value).inc()
@@ -115,6 +124,11 @@ class OutcomeWriter:
             self._finished[queue] += 1
         if len(self._outcomes) == 1 or len(self._outcomes) >= self._rows:
             self._wake.set()
+
+    async def room(self) -> None:
+        """Wait while too many outcomes are not committed: a mail that begins now would be one more of
+        which nobody knows if this process dies."""
+        await self._room.wait()
 
     async def close_chunk(self, chunk_id: int) -> None:
         """Close a chunk whose outcomes were all put; returns when everything is committed."""
@@ -166,7 +180,12 @@ class OutcomeWriter:
         waiting = {outcome.chunk_id for outcome in self._outcomes}
         closing = [c for c in self._closing if c not in waiting]
         finished, self._finished = self._finished, defaultdict(int)
-        lost, _ = await asyncio.gather(self._write(batch, closing), self._book(notes, finished))
+        try:
+            lost, _ = await asyncio.gather(self._write(batch, closing), self._book(notes, finished))
+        finally:
+            self._unwritten -= len(batch)
+            if self._unwritten < self._most:
+                self._room.set()
         if batch:
             WRITE.observe(time.monotonic() - first)
         if lost:

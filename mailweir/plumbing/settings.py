@@ -213,6 +213,11 @@ class WorkerSettings(Section):
         description="Real seconds the router may take to learn that a path was shut: a job routed before goes back at once to be routed anew, a later one is held.",
     )
     outcome_rows: int = Field(32, ge=1, description="Outcomes written together at most.")
+    unwritten: int = Field(
+        200,
+        ge=1,
+        description="Outcomes not committed yet with which a worker begins no further mail: so many of its mails, and those in its sessions, are uncertain when it dies.",
+    )
     outcome_delay: float = Field(
         0.005, ge=0, description="Real seconds an outcome waits for company at most."
     )
