@@ -6,7 +6,7 @@ import string
 
 import pytest
 from email_validator import EmailNotValidError, validate_email
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from mailweir.mail.address import (
@@ -144,6 +144,9 @@ def test_never_laxer_than_email_validator(local: str, domain: str) -> None:
     ),
 )
 def test_takes_every_plain_address_email_validator_takes(local: str, domain: str) -> None:
+    assume(
+        len(local) <= 64
+    )  # RFC 5321 4.5.3.1.1; the validator asks for it only when told to be strict
     text = f"{local}@{domain}"
     try:
         validate_email(text, check_deliverability=False, test_environment=True)
