@@ -80,7 +80,9 @@ def _states(
         if len(pieces) != parts or not all(pieces):
             raise BadWorld(f"{place}: a path is named {NAMED[parts]}")
         if parts == 3 and pieces[2] not in set(Bucket):
-            raise BadWorld(f"{place}: {pieces[2]!r} is not a bucket; {closest(pieces[2], map(str, Bucket))}")
+            raise BadWorld(
+                f"{place}: {pieces[2]!r} is not a bucket; {closest(pieces[2], map(str, Bucket))}"
+            )
         for field in values:
             if field not in fields:
                 raise BadWorld(f"{place}: unknown key {field!r}; {closest(str(field), fields)}")
