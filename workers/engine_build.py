@@ -11,6 +11,7 @@ from secrets import token_hex
 import structlog
 from prometheus_client import start_http_server
 
+from mailweir.contracts.job import Bucket
 from mailweir.contracts.policy import Source
 from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.geo import Geo
@@ -87,6 +88,8 @@ class Worker:
         clock = Clock(settings.clock.origin, settings.clock.rate)
         self._redis, self._sync = connect_async(settings), connect(settings)
         self._spool = open_spool(settings)
+        if not any(queue.startswith(Bucket.TRANSACTIONAL) for queue in queues):
+            self._spool.database.give_way()
         self._writers = ThreadPoolExecutor(1, "outcomes")
         self._readers = ThreadPoolExecutor(READERS, "chunks")
         secret, secrets = master_key(settings), Secrets(settings)

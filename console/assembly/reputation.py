@@ -24,6 +24,7 @@ def reputation_process(settings: Settings, clock: Clock, stack: ExitStack) -> Th
     """Reputation manager, suppression listener, own-source watch, journal recorder, housekeeping: a
     thread each."""
     database, spool = spool_of(settings, clock, stack)
+    database.give_way()
     secret = master_key(settings)
 
     def client() -> redis.Redis:

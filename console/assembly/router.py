@@ -33,6 +33,8 @@ def router_loop(
 ) -> Loop:
     """One router process."""
     database, spool = spool_of(settings, clock, stack)
+    if Bucket.TRANSACTIONAL not in buckets:
+        database.give_way()
     client = connect(settings)
     stack.callback(client.close)
     publisher = Publisher(settings)

@@ -129,6 +129,35 @@ def test_threads_never_lose_an_update(database: Database) -> None:
         assert conn.exec_driver_sql("SELECT body FROM counters").scalar() == "200"
 
 
+@only_sqlite
+def test_bulk_lets_everybody_else_write_first(database: Database) -> None:
+    bulk = Database(database.url)
+    bulk.give_way()
+    order: list[str] = []
+
+    def write(who: Database, name: str) -> None:
+        with who.write():
+            order.append(name)
+
+    def waiting() -> int:
+        blocked = [li for li in Path("/proc/locks").read_text().splitlines() if "-> FLOCK" in li]
+        return sum(f" {os.getpid()} " in line for line in blocked)
+
+    with ThreadPoolExecutor(12) as pool:
+        with database.write():
+            asked = []
+            for count in range(1, 11):  # nine of bulk stand there before the one that is in a hurry
+                who, name = (bulk, "bulk") if count < 10 else (database, "hurry")
+                asked.append(pool.submit(write, who, name))
+                while waiting() < count:
+                    assert not asked[-1].done()
+        for each in asked:
+            each.result()
+    assert "hurry" in order[:2], "one of bulk at most goes before it"
+    assert order.count("bulk") == 9
+    bulk.close()
+
+
 def test_readers_do_not_wait_for_a_writer(database: Database) -> None:
     with database.write() as conn:
         conn.exec_driver_sql("INSERT INTO counters VALUES ('a', '{}', 1.0)")
