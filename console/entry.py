@@ -95,6 +95,8 @@ def run_router(buckets: Sequence[Bucket]) -> None:
     from console.assembly.router import router_loop
 
     settings = start(f"router-{'-'.join(buckets)}")
+    if Bucket.TRANSACTIONAL not in buckets:
+        os.nice(settings.worker.nice)
     with ExitStack() as stack:
         loop = router_loop(settings, clock_of(settings), buckets, stack)
         settle_heap()
@@ -116,6 +118,8 @@ def run_worker(queues: Sequence[str], concurrency: int | None) -> None:
             f"no queue {', '.join(unknown) or '(none)'}; there are: {', '.join(known)}"
         )
     name = f"worker-{os.getpid()}"
+    if not any(queue.startswith(Bucket.TRANSACTIONAL) for queue in chosen):
+        os.nice(settings.worker.nice)
     run(settings, tuple(chosen), concurrency or settings.worker.concurrency, name)
 
 

@@ -196,6 +196,13 @@ class WorkerSettings(Section):
     lease: float = Field(
         30.0, gt=0, description="Real seconds a taken chunk is leased; renewed every third of it."
     )
+    nice: int = Field(
+        10,
+        ge=0,
+        le=19,
+        description="Niceness of workers and routers that serve no transactional queue: on a machine they "
+        "share with those that do, transactional mail goes first.",
+    )
     chunk_seconds: float = Field(
         60.0, gt=0, description="Real seconds after which a chunk starts no more jobs."
     )
