@@ -118,6 +118,7 @@ class Heart:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._say()
         try:
             await self._campaigns.look()
             await self._prewarm.flush()
@@ -131,7 +132,7 @@ class Heart:
         new = {state: int(count - said.get(state, 0)) for state, count in self._said.items()}
         if any(new.values()):
             counts = {state: count for state, count in new.items() if count}
-            log.info("worked", seconds=SAY, chunks_now=len(self._engine.live), **counts)
+            log.info("worked", chunks_now=len(self._engine.live), **counts)
 
     async def _renew(self) -> None:
         """One call for all chunks. A chunk that is no longer ours starts no more jobs."""

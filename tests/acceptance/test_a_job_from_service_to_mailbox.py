@@ -52,3 +52,6 @@ def test_a_job_from_service_to_mailbox(tmp_path: Path) -> None:
         assert logs
         assert all('"worker ready"' in log for log in logs), "a worker says at info that it began"
         assert not any("jane" in log.lower() for log in logs)
+    ended = (home.data / "logs" / "worker-transactional.log").read_text()
+    assert '"worked"' in ended, "and what it did"
+    assert '"worker stopped"' in ended
