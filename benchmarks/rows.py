@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,6 +105,28 @@ def wait_count(sink: Sink, count: int, alive: Callable[[], None]) -> float:
     return time.time()
 
 
+class Lag:
+    """How old the newest attempt was when the reputation process counted it, by its own metrics: the most,
+    in seconds. An attempt's age begins with its conversation, so its commit is in it."""
+
+    EVERY = 0.2
+
+    def __init__(self, running: Stack) -> None:
+        self._url = f"http://127.0.0.1:{running.metrics}/metrics"
+        self._next = 0.0
+        self.most = 0.0
+
+    def look(self) -> None:
+        """Look, where the last look is old."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + self.EVERY
+        with urllib.request.urlopen(self._url, timeout=5) as answer:
+            for line in answer.read().decode().splitlines():
+                if line.startswith("mailweir_reputation_lag_seconds "):
+                    self.most = max(self.most, float(line.split()[1]))
+
+
 def run(case: Case, messages: int, workers: int) -> Figures:
     """Run a row of ours once. Raises :class:`Failed` when the checks after it do not hold."""
     with tempfile.TemporaryDirectory(prefix="mw-bench-") as name:
@@ -118,7 +141,8 @@ def run(case: Case, messages: int, workers: int) -> Figures:
                 wait_quiet(running.roots, 0.35)
                 meter, machine = Meter({**running.roots, "sink": sink.process.pid}), busy()
                 feeder.go()
-                ended = wait_count(sink, messages, lambda: None)
+                lag = Lag(running)
+                ended = wait_count(sink, messages, lag.look)
                 now = busy()
                 idle = (now[1] - machine[1]) / (now[0] + now[1] - sum(machine))
                 accepted = feeder.done()
@@ -142,6 +166,7 @@ def run(case: Case, messages: int, workers: int) -> Figures:
         {
             "accept_per_s": messages / (accepted["ended"] - accepted["began"]),
             "jobs_per_chunk": messages / chunks,
+            "reputation_lag_s": lag.most,
             "sink_cpu_per_1k": sink_cpu * 1000 / messages,
             "idle_share": idle,  # of the machine, until the last 250
             "others_cpu_per_1k": theirs

@@ -18,6 +18,7 @@ import redis
 from sqlalchemy import text
 
 from benchmarks.servers import postgres
+from benchmarks.sinks import free_port
 from mailweir.plumbing import keys, policies
 from mailweir.plumbing.beat import VARIABLE
 from mailweir.plumbing.database import Database, migrate, open_database
@@ -61,6 +62,7 @@ class Stack:
     client: redis.Redis
     broker: redis.Redis
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    metrics: int = 0  # port of the reputation process' metrics
     extra: dict[str, int] = field(default_factory=dict)  # servers that are no child of ours
     begin: Callable[[], None] = lambda: None  # starts what ``later`` left
 
@@ -108,7 +110,7 @@ class Stack:
                 found.append(f"{waiting} messages in queue {queue}")
         for key in self.broker.keys(keys.CELERY_PREFIX + "unacked*"):
             found.append(f"broker key {key!r}")
-        for key in self.client.keys("mw:indata:*"):
+        for key in self.client.keys(keys.in_data(0).replace("0", "*")):
             found.append(f"mark {key!r}")
         if waiting := self.count("SELECT count(*) FROM chunks WHERE done_real IS NULL"):
             found.append(f"{waiting} chunks not done")
@@ -136,6 +138,7 @@ def stack(
             "MAILWEIR_DATA": str(folder / "data"),
             "PYTHONFAULTHANDLER": "1",
             "MAILWEIR_LOG_LEVEL": "warning",
+            "MAILWEIR_REPUTATION__METRICS_PORT": str(metrics := free_port()),
             "MAILWEIR_SMTP__HOSTNAME": "mx.s.example.test",
             "MAILWEIR_SMTP__ALLOW_PRIVATE": "true",
             "MAILWEIR_DNS__MX_MAP": json.dumps(
@@ -175,7 +178,7 @@ def stack(
                 connection_class=client.connection_pool.connection_class,
             )
         )
-        made = Stack(folder, env, database, client, broker, extra=extra)
+        made = Stack(folder, env, database, client, broker, extra=extra, metrics=metrics)
         exits.callback(_stop, made)
         if later:
             made.begin = partial(_start, made, workers, transactional)

@@ -43,6 +43,13 @@ def start(process: str) -> Settings:
     return settings
 
 
+def _show_metrics(port: int | None) -> None:
+    if port is not None:
+        from prometheus_client import start_http_server
+
+        start_http_server(port)
+
+
 def run_state() -> None:
     """Become the private state server (its pid is this process')."""
     from mailweir.plumbing.server import become
@@ -99,6 +106,7 @@ def run_router(buckets: Sequence[Bucket]) -> None:
         os.nice(settings.worker.nice)
     with ExitStack() as stack:
         loop = router_loop(settings, clock_of(settings), buckets, stack)
+        _show_metrics(settings.router.metrics_port)
         settle_heap()
         loop.run(Stop())
 
@@ -130,6 +138,7 @@ def run_reputation() -> None:
     settings = start("reputation")
     with ExitStack() as stack:
         process = reputation_process(settings, clock_of(settings), stack)
+        _show_metrics(settings.reputation.metrics_port)
         settle_heap()
         process.run(Stop())
 

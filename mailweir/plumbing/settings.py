@@ -160,6 +160,9 @@ class IngressSettings(Section):
 
 
 class RouterSettings(Section):
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="Port of a router's Prometheus metrics; default: none."
+    )
     batch: int = Field(300, ge=1, le=2000, description="Jobs claimed at once.")
     idle: float = Field(
         0.02, gt=0, description="Real seconds the transactional loop waits when nothing is due."
@@ -356,6 +359,12 @@ class FeedbackSettings(Section):
 
 
 class ReputationSettings(Section):
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port of the reputation process' Prometheus metrics; default: none.",
+    )
     publish_every: float = Field(
         1.0, gt=0, description="Real seconds between two snapshots at least."
     )
