@@ -34,7 +34,8 @@ from workers.delivery.http_api import KINDS as HTTP_KINDS
 from workers.delivery.transport import MAILS_PER_OPENING
 from workers.delivery.types import Destination, Envelope, Result
 from workers.engine_compose import Composer, NotReady
-from workers.engine_gate import SHORT_WAIT, Gate, Purse, Refusal
+from workers.engine_gate import SHORT_WAIT, Gate
+from workers.engine_purse import Purse, Refusal
 from workers.engine_run import WAIT_AGAIN, Ready, Run
 from workers.engine_views import Views
 from workers.ledger import uncertain_before

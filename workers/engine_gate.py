@@ -13,7 +13,6 @@ import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -30,9 +29,8 @@ from mailweir.plumbing.database import DatabaseUnavailable
 from mailweir.plumbing.wire import Command, wire_of
 from suppression.guard import Ask as Question
 from suppression.guard import AsyncGuard
-from workers.patience import Patience
+from workers.engine_purse import Entry, Purse, Refusal
 from workers.policy import tokens
-from workers.throttle.layers import Ask
 from workers.throttle.types import Grant, Limiter
 
 log = structlog.get_logger(__name__)
@@ -55,65 +53,6 @@ BLIND_WAIT = 5.0
 _NEVER: tuple[float, str | None] = (-math.inf, None)
 
 GATED = Counter("mailweir_gate_total", "Mails at the gate, by what was said.", ["said"])
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a mail may not go now: the outcome of its job, no attempt spent."""
-
-    state: State
-    due_at: float | None
-    reason: str
-
-
-@dataclass(slots=True, eq=False)
-class Purse:
-    """Mails of one chunk that share every limit, and what was granted for them together."""
-
-    ask: Ask
-    chunk_id: int
-    patience: Patience
-    jobs: dict[int, Job] = field(default_factory=dict)  # not at the remote yet
-    grant: Grant | None = None
-    left: int = 0
-    good_until: float = 0.0  # policy time until which the tokens may be used
-    promised: deque[float] = field(default_factory=deque)  # when more tokens, ours too, are there
-    places: deque[float] = field(default_factory=deque)  # for those without a token
-    cleared: dict[int, tuple[float, str | None]] = field(default_factory=dict)
-
-    def short(self, arrived: int, waited: int, now: float) -> bool:
-        """Whether these need tokens that are not there, or too old."""
-        old = bool(self.left or self.promised) and now > self.good_until
-        return old or self.asks(arrived, waited, now) > 0
-
-    def asks(self, arrived: int, waited: int, now: float) -> int:
-        """Tokens to ask for. Who waited for a place asks again; a newcomer may take a place that was
-        given for it before."""
-        while self.places and self.places[0] <= now:
-            self.places.popleft()
-        while self.promised and self.promised[0] <= now:
-            self.promised.popleft()
-            self.left += 1
-        arrived = max(0, arrived - len(self.promised))
-        waited = min(waited, arrived)
-        if self.left >= arrived or (
-            self.left >= waited and self.left + len(self.places) >= arrived
-        ):
-            return 0
-        if self.grant is not None and self.grant.places:
-            return arrived - self.left  # the others have their places: no second one for them
-        return max(arrived, len(self.jobs)) - self.left
-
-
-@dataclass(slots=True)
-class _Entry:
-    job: Job
-    purse: Purse
-    said: asyncio.Future[Refusal | None] = field(repr=False)
-    waited: bool = False
-    marks: bool = True
-    paid: Grant | None = None  # whose promised token is its own, from ``place`` on
-    place: float = 0.0  # 0: it may go
 
 
 class Gate:
@@ -139,7 +78,7 @@ class Gate:
         self._reroute = reroute
         self._long = max(1, round(slots * LONG_WAIT_SHARE))
         self._long_waits: dict[int, int] = defaultdict(int)  # chunk -> mails of it that wait long
-        self._arrived: list[_Entry] = []
+        self._arrived: list[Entry] = []
         self._flushing: asyncio.Task[None] | None = None
         self._marked: set[int] = set()  # chunks whose marks have an expiry
         self._returning: set[asyncio.Task[None]] = set()
@@ -153,7 +92,7 @@ class Gate:
         waited, paid = False, None
         while True:
             said: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
-            entry = _Entry(job, purse, said, waited, marks, paid)
+            entry = Entry(job, purse, said, waited, marks, paid)
             waited = True
             self._arrived.append(entry)
             if self._flushing is None:
@@ -269,15 +208,15 @@ class Gate:
                 due = self._clock.now() + BLIND_WAIT * self._clock.rate
                 why = Refusal(State.DUE, due, "suppression cannot be asked: Redis and SQL are away")
                 for entry in batch:
-                    _answer(entry, why)
+                    entry.answer(why)
             except Exception as error:  # each mail's own handler decides what it means for it
                 for entry in batch:
                     if not entry.said.done():
                         entry.said.set_exception(error)
         self._flushing = None
 
-    async def _serve(self, batch: list[_Entry]) -> None:
-        groups: dict[Purse, list[_Entry]] = defaultdict(list)
+    async def _serve(self, batch: list[Entry]) -> None:
+        groups: dict[Purse, list[Entry]] = defaultdict(list)
         for entry in batch:
             groups[entry.purse].append(entry)
         now = self._clock.now()
@@ -296,14 +235,14 @@ class Gate:
             await self._clear(stale, groups)
         elif short:
             await self._fill(askers)
-        going: list[_Entry] = []
+        going: list[Entry] = []
         for purse, some in groups.items():
             for entry in sorted(some, key=lambda e: not e.waited):
                 if reason := purse.cleared[entry.job.id][1]:
                     GATED.labels("suppressed").inc()
                     if entry.paid is not None:
                         self._give_back(entry.paid, 1)
-                    _answer(entry, Refusal(State.REFUSED, None, f"suppressed: {reason}"))
+                    entry.answer(Refusal(State.REFUSED, None, f"suppressed: {reason}"))
                 elif entry.paid is not None:
                     going.append(entry)
                 elif purse.left:
@@ -311,20 +250,20 @@ class Gate:
                     going.append(entry)
                 elif purse.promised and purse.grant is not None:
                     entry.place, entry.paid = purse.promised.popleft(), purse.grant
-                    _answer(entry, None)
+                    entry.answer(None)
                 else:
                     # none: the tokens ran out while the list was asked, so it asks again at once
                     entry.place = purse.places.popleft() if purse.places else self._clock.now()
-                    _answer(entry, None)
+                    entry.answer(None)
         if going:
             if begin := [(e.purse.chunk_id, e.job.id) for e in going if e.marks]:
                 await self._mark(begin)
             GATED.labels("passed").inc(len(going))
             for entry in going:
                 entry.purse.jobs.pop(entry.job.id, None)
-                _answer(entry, None)
+                entry.answer(None)
 
-    async def _clear(self, stale: list[_Entry], purses: Iterable[Purse]) -> None:
+    async def _clear(self, stale: list[Entry], purses: Iterable[Purse]) -> None:
         """Ask the suppression list for these mails, and for everybody still to come of their chunks."""
         now = time.monotonic()
         asked = [(purse, job) for purse in purses for job in purse.jobs.values()]
@@ -396,8 +335,3 @@ class Gate:
         except RedisError as error:
             # The reconciler counts every taken job as marked when it cannot read the marks.
             log.warning("mails not marked", error=type(error).__name__, mails=len(going))
-
-
-def _answer(entry: _Entry, said: Refusal | None) -> None:
-    if not entry.said.done():
-        entry.said.set_result(said)

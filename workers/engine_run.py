@@ -21,7 +21,7 @@ from mailweir.plumbing.clock import Clock
 from mailweir.spool.store import Outcome, Work
 from workers.campaigns import Campaigns, name_of
 from workers.delivery.types import Envelope, Result
-from workers.engine_gate import Purse, Refusal
+from workers.engine_purse import Purse, Refusal
 from workers.outcomes import OutcomeWriter, PathNote
 from workers.patience import Patience
 from workers.policy.outcome import Verdict, decide

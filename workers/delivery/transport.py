@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 
-import msgspec
-
 from mailweir.contracts.policy import Provider, Source
-from mailweir.mail.classify import classify
 from mailweir.plumbing.secrets import Secrets
 from mailweir.plumbing.settings import Settings
-from workers.delivery import conversation
+from workers.delivery.assignment import (
+    Assignment,
+    BeforeBody,
+    BeforeDial,
+    Crowded,
+    OnResult,
+)
 from workers.delivery.connection import ConnectFailed, Connection, Dial, dial
-from workers.delivery.conversation import Step, hide
 from workers.delivery.http_api import KINDS, HttpApi
-from workers.delivery.pool import OnChange, Place, Pool
-from workers.delivery.transaction import Broken, Mailer, Take
-from workers.delivery.types import Destination, Envelope, Hop, Result, TlsMode
+from workers.delivery.pool import OnChange, Pool
+from workers.delivery.transaction import Broken, Mailer
+from workers.delivery.types import Destination, Envelope, Hop, TlsMode
 from workers.patience import Patience
-
-BeforeBody = Callable[[Envelope], Awaitable[bool]]
-OnResult = Callable[[Result], None]
-BeforeDial = Callable[[Sequence[Envelope]], Awaitable[bool]]
-Crowded = Callable[[Sequence[Envelope]], None]
 
 MAILS_PER_OPENING = 4  # a connection is opened when it has at least so many mails to carry
 TRIES = 3  # times an envelope may be begun again, beyond once per host
-HOST_FAULTS = frozenset({"server_error", "network_error"})  # categories that blame one host
 
 
 @cache
@@ -42,144 +37,6 @@ def machine_name() -> str:
 
 class _LaneEnds(Exception):
     """No connection for this lane; what is left of the work is another lane's, or has its end."""
-
-
-class _Work:
-    """What one call of ``deliver`` has to do."""
-
-    lanes = 0  # that have a connection
-    before_dial: BeforeDial | None = None
-    crowded: Crowded | None = None
-    patience: Patience | None = None
-
-    def __init__(
-        self,
-        source: Source,
-        destination: Destination,
-        envelopes: Sequence[Envelope],
-        provider: Provider,
-        tls: TlsMode,
-        before_body: BeforeBody,
-        on_result: OnResult,
-        conversations: bool,
-    ) -> None:
-        self.conversations = conversations
-        self.source = source
-        self.place: Place = (source.name, destination.site)
-        self.hops = [hop for hop in destination.hosts if _fits(hop, source, provider)]
-        self.queue = deque(envelopes)
-        self.provider = provider
-        self.tls = tls
-        self.before_body = before_body
-        self.on_result = on_result
-        self.envelopes = {envelope.job_id: envelope for envelope in envelopes}
-        self.dead: dict[Hop, ConnectFailed | Broken | Result] = {}
-        self.begun: dict[int, int] = {}
-        self.login_failed: ConnectFailed | None = None
-        self.started = asyncio.get_running_loop().time()
-
-    def alive(self) -> bool:
-        """A host is left."""
-        return any(hop not in self.dead for hop in self.hops)
-
-    def taker(self, hop: Hop) -> Take:
-        """Gives the next envelope that may go, as long as ``hop`` is worth it."""
-
-        async def take() -> Envelope | None:
-            while self.queue and hop not in self.dead:
-                envelope = self.queue.popleft()
-                if await self.before_body(envelope):
-                    return envelope
-            return None
-
-        return take
-
-    def judge(self, hop: Hop, result: Result) -> None:
-        """Pass a result on; but where 450 or 451 say that this host is sick (S35), try the next one."""
-        sick = (
-            result.code in (450, 451)
-            and result.stage in ("mail", "rcpt", "data")
-            and len(self.hops) > 1
-            and classify(result.reply, stage=result.stage).category in HOST_FAULTS
-        )
-        if sick:
-            self.dead[hop] = result
-            if self.alive():
-                self.queue.appendleft(self.envelopes[result.job_id])
-                return
-        if self.dead:
-            result = msgspec.structs.replace(result, layer="connection")
-        self.on_result(result)
-
-    def settle(
-        self, envelope: Envelope, failed: ConnectFailed | Broken | Result | None, host: str
-    ) -> None:
-        """End an envelope by a connection-layer failure."""
-        if isinstance(failed, Result):
-            self.on_result(msgspec.structs.replace(failed, job_id=envelope.job_id))
-            return
-        if isinstance(failed, Broken):
-            reply = failed.lost.reply
-            self.on_result(
-                Result(
-                    envelope.job_id,
-                    failed.stage,
-                    reply.code if reply else None,
-                    hide(reply.text if reply else failed.lost.detail, envelope.rcpt),
-                    host,
-                    failed.seconds,
-                    error=None if reply else failed.lost.kind,
-                    conversation=failed.conversation,
-                )
-            )
-            return
-        seconds = asyncio.get_running_loop().time() - self.started
-        if failed is None:
-            text = "no address of a family this source can use"
-            self.on_result(
-                Result(envelope.job_id, "connect", None, text, host, seconds, error="unreachable")
-            )
-            return
-        self.on_result(
-            Result(
-                envelope.job_id,
-                failed.stage,
-                failed.code,
-                hide(failed.reply, envelope.rcpt),
-                host,
-                seconds,
-                error=failed.error,
-                conversation=self._openings(host) if self.conversations else None,
-            )
-        )
-
-    def _openings(self, host: str) -> str:
-        """What was said to every host that could not be used."""
-        steps: list[Step] = []
-        for hop, failed in self.dead.items():
-            if isinstance(failed, ConnectFailed):
-                steps.append((0, "!", f"{hop.host}:{hop.port} {hop.address or ''}".rstrip()))
-                steps += failed.handshake.steps
-        return conversation.encode(host, False, 0, steps)
-
-    def settle_all(self) -> None:
-        """No host is left: every envelope still waiting ends with the last host's failure."""
-        hop, failed = next(reversed(self.dead.items()), (None, None))
-        if self.login_failed is not None:
-            failed = self.login_failed
-        host = f"{hop.host}:{hop.port}" if hop else ""
-        while self.queue:
-            self.settle(self.queue.popleft(), failed, host)
-
-
-def _fits(hop: Hop, source: Source, provider: Provider) -> bool:
-    """The source can reach this address family."""
-    if hop.address is None:
-        return True
-    sixth = ":" in hop.address
-    if sixth and not provider.ipv6:
-        return False
-    return source.ip is None or (":" in source.ip) == sixth
 
 
 class Transport:
@@ -243,7 +100,7 @@ class Transport:
                 max_connections=min(max_connections, source.connections or provider.connections),
             )
             return
-        work = _Work(
+        work = Assignment(
             source,
             destination,
             envelopes,
@@ -280,7 +137,7 @@ class Transport:
         async def nothing(_: Envelope) -> bool:
             return False
 
-        work = _Work(
+        work = Assignment(
             source, destination, (), provider, TlsMode(tls), nothing, lambda _: None, False
         )
         opened: list[tuple[Dial, Connection]] = []
@@ -307,7 +164,7 @@ class Transport:
         await self._http.close()
 
     # --- lanes ------------------------------------------------------------------------------
-    async def _lane(self, work: _Work, opened: tuple[Dial, Connection] | None) -> None:
+    async def _lane(self, work: Assignment, opened: tuple[Dial, Connection] | None) -> None:
         """Envelopes over one connection after another until none is left."""
         while True:
             if opened is None:
@@ -341,7 +198,7 @@ class Transport:
             if broken is not None:
                 self._again(work, connection, broken)
 
-    def _again(self, work: _Work, connection: Connection, broken: Broken) -> None:
+    def _again(self, work: Assignment, connection: Connection, broken: Broken) -> None:
         """A session broke before the dot of this envelope: another connection, another host, or settled.
 
         Only a connection-layer end moves it (S35): the remote hung up or said 421. A silence or a
@@ -361,7 +218,7 @@ class Transport:
         else:
             work.settle(envelope, broken, connection.name)
 
-    async def _connect(self, work: _Work) -> tuple[Dial, Connection] | None:
+    async def _connect(self, work: Assignment) -> tuple[Dial, Connection] | None:
         """A connection to the best host that is not dead: an idle one or a new one."""
         for hop in work.hops:
             if hop in work.dead or work.login_failed is not None:
@@ -383,7 +240,7 @@ class Transport:
                 raise
         return None
 
-    async def _enter(self, work: _Work, key: Dial) -> Connection | None:
+    async def _enter(self, work: Assignment, key: Dial) -> Connection | None:
         """A place for this work: of the idle connection it comes with, or to dial. The first lane waits
         for one as long as the work may, further ones not at all."""
         enter = self._pool.enter(work.place, self._limit(work), key)
@@ -403,7 +260,7 @@ class Transport:
             raise _LaneEnds from None
 
     @staticmethod
-    async def _may_dial(work: _Work) -> None:
+    async def _may_dial(work: Assignment) -> None:
         """Raises :class:`_LaneEnds` where there is nothing to dial for any more."""
         if work.envelopes and not work.queue:
             raise _LaneEnds
@@ -424,7 +281,7 @@ class Transport:
                 return await dial(key, self._settings, self._secrets, refresh_secret=True)
             raise
 
-    def _dial_for(self, work: _Work, hop: Hop) -> Dial:
+    def _dial_for(self, work: Assignment, hop: Hop) -> Dial:
         source = work.source
         return Dial(
             source=source.name,
@@ -437,7 +294,7 @@ class Transport:
             proxy=source.proxy,
         )
 
-    def _limit(self, work: _Work) -> int:
+    def _limit(self, work: Assignment) -> int:
         limit = work.source.connections or work.provider.connections
         if self._allowed is not None:
             limit = min(limit, self._allowed(*work.place))
