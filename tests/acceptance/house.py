@@ -239,6 +239,7 @@ def house(
         **{k: v for k, v in os.environ.items() if not k.startswith("MAILWEIR_")},
         "MAILWEIR_DATA": str(data),
         "MAILWEIR_SMTP__ALLOW_PRIVATE": "true",
+        "MAILWEIR_WORKER__NICE": "0",  # other houses of the suite run beside this one
         "MAILWEIR_POLICY": str(data / "policy.yaml"),
         **(env or {}),
         "MAILWEIR_CLOCK__ORIGIN": origin,

@@ -18,6 +18,8 @@ import pytest
 from tests.acceptance.house import MAILWEIR, House, house
 from tests.acceptance.sink import Sink, serving
 
+pytestmark = pytest.mark.alone  # its figures are the machine's where it is shared
+
 # Policy seconds a real second: five minutes in 150 s. Faster clocks measure the machine: tokens for half
 # a policy second are kept, and a worker that starts again takes a core for longer.
 RATE = 2.0

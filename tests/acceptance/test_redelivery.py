@@ -19,6 +19,7 @@ from tests.acceptance.house import House, house
 JOBS = 150
 PROOF = 15.0  # router.lost_after: real seconds until a loss counts as proven
 AGAIN = 15.0  # within which what is proven lost goes out again
+ALL_AT_ONCE = {"MAILWEIR_ROUTER__CHUNK": "5", "MAILWEIR_ROUTER__WINDOW_MIN": str(JOBS + 50)}
 BULK = "run worker --queues marketing"
 WORKERS = 2
 TRANSACTIONAL = "run worker --queues transactional"
@@ -43,7 +44,7 @@ def consuming(broker: redis.Redis) -> int:
 @pytest.mark.timeout(240)
 def test_what_a_queue_loses_is_dispatched_again(tmp_path: Path) -> None:
     with (
-        house(tmp_path, env={"MAILWEIR_ROUTER__CHUNK": "5"}) as home,
+        house(tmp_path, env=ALL_AT_ONCE) as home,
         redis.Redis(unix_socket_path=str(socket_path(home.data)), db=1) as broker,
     ):
         queue = keys.CELERY_PREFIX + "bulk"

@@ -63,7 +63,11 @@ async def test_a_chunk_of_small_sites_waits_for_tokens_so_long_in_all(
     assert states[State.SENT] >= 2, "it sent what it could"
     assert states[State.SENT] + states[State.HELD] == 50
     held = [job for job in map(rig.spool.job, ids) if job is not None and job.state == State.HELD]
-    assert all(job.attempts == 0 and job.reason and "throttle: path" in job.reason for job in held)
+    reasons = [job.reason or "" for job in held]
+    assert all(job.attempts == 0 for job in held)
+    # a busy machine may keep a site waiting for its connection lease, too
+    assert all(text.startswith(("throttle: path", "throttle: connections")) for text in reasons)
+    assert any("path" in text for text in reasons)
     assert len({job.due_at for job in held}) > 5, "each comes back at its own place in time"
 
 
