@@ -128,7 +128,7 @@ class Gate:
                 due = max(job.accepted_at, job.meta.send_at or 0.0)
                 return Refusal(State.DUE, due, f"path shut: {path}")
         GATED.labels("held").inc()
-        return Refusal(State.HELD, place, f"throttle: {grant.layer if grant else None}")
+        return Refusal(State.HELD, place, f"throttle: {purse.layer or 'its turn'}")
 
     async def begin(self, job: Job, purse: Purse) -> None:
         """The turn of a mail has come that was let in without a mark."""
@@ -299,6 +299,7 @@ class Gate:
                 purse.good_until = math.inf if grant.probe else grant.at + tokens.HOLD_MAX
             purse.promised.extend(grant.promised)
             purse.grant = grant
+            purse.layer = grant.layer or purse.layer
             purse.places = deque(sorted((*purse.places, *grant.places)))
             if (grant.granted or grant.promised) and not grant.probe:
                 delay = self._clock.real(tokens.HOLD_MAX)

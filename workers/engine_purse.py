@@ -31,6 +31,7 @@ class Purse:
     patience: Patience
     jobs: dict[int, Job] = field(default_factory=dict)  # not at the remote yet
     grant: Grant | None = None
+    layer: str | None = None  # that bound last: a newer grant may have met none
     left: int = 0
     good_until: float = 0.0  # policy time until which the tokens may be used
     promised: deque[float] = field(default_factory=deque)  # when more tokens, ours too, are there

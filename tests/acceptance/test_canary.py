@@ -105,7 +105,10 @@ def go_wrong(home: House, key: str) -> list[str]:
     jobs += home.send([f"{name}@gmail.com" for name in of[30:35]], "marketing")  # 535
     home.wait(
         "a try of each",
-        lambda: len(tried(home)) >= 10 + 10 + 1 + 1 + 1,  # a sick path holds the others back
+        lambda: (
+            len(tried(home)) >= 10 + 10 + 1 + 1 + 1  # a sick path holds the others back
+            and _replies(home) >= {"550", "452", "421", "535"}
+        ),
     )
     home.behave("gmail", after_dot="reset")
     jobs += home.send([f"{name}@gmail.com" for name in of[35:38]])
