@@ -150,6 +150,8 @@ class Wire:
 
     async def ask(self, *commands: Command) -> list[Any]:
         """As :meth:`run`, with the server's errors among the replies."""
+        if not commands:
+            return []
         line = self._line
         if line is None or line.lost is not None:
             line = await self._open()

@@ -86,7 +86,7 @@ class Run(NamedTuple):
     """What the sink saw."""
 
     times: list[float]  # of every mail
-    inside: int  # mails of the five minutes after the first full one
+    inside: int  # mails of the five minutes after the first mails
     kills: int
 
 
@@ -108,7 +108,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         workers = stack.enter_context(more_workers(home, WORKERS - 1))
         for start in range(0, JOBS, 1000):
             home.send([f"u{i}@gmail.com" for i in range(start, start + 1000)], bucket="bulk")
-        home.wait("the first full minute", lambda: len(sink.stored) >= LIMIT, longest=120)
+        home.wait("the first mails", lambda: len(sink.stored) >= LIMIT // 10, longest=120)
         begun = sink.times("stored")[-1]
         real = MINUTES * MINUTE / RATE
         kills = 0
