@@ -258,7 +258,10 @@ def _send_csv(
             )
 
         def report(line: int, why: str) -> None:
-            bar.console.print(f"{path}:{line}: {why}", highlight=False, markup=False)
+            # one line each, also where a log or a pipe is 80 columns wide
+            bar.console.print(
+                f"{path}:{line}: {why}", highlight=False, markup=False, soft_wrap=True
+            )
 
         def progress(summary: Summary) -> None:
             bar.update(task, completed=rows.position, accepted=summary.accepted)

@@ -19,6 +19,7 @@ import httpx
 import pytest
 import redis
 
+from mailweir.contracts.ids import parse_id
 from mailweir.plumbing import apikeys, keys
 from mailweir.plumbing.redis import socket_path
 from producer.broker import BrokerClient
@@ -148,6 +149,23 @@ def go_wrong(home: House, key: str) -> list[str]:
     return jobs
 
 
+def pool_of_next(home: House) -> str:
+    """The pool that a marketing job sent now is routed to."""
+    job = parse_id(home.send(["probe@gmail.com"], "marketing")[0])
+    query = "SELECT pool FROM decisions WHERE job_id = ? AND pool IS NOT NULL"
+    database = home.database()
+    try:
+
+        def pools() -> list[str]:
+            with database.read() as conn:
+                return [row[0] for row in conn.exec_driver_sql(query, (job,))]
+
+        home.wait("a decision", lambda: bool(pools()))
+        return pools()[0]
+    finally:
+        database.close()
+
+
 def tried(home: House) -> list[int]:
     """Jobs with an attempt."""
     database = home.database()
@@ -214,6 +232,7 @@ def test_nobody_reads_a_secret_or_a_recipient(tmp_path: Path) -> None:
         (home.data / "relay.yaml").write_text(relay_policy(port))
         done = home.run("policy", "apply", str(home.data / "relay.yaml"), "-m", "relay")
         assert done.returncode == 0, done.stderr
+        home.wait("the router's turn to the policy", lambda: pool_of_next(home) == "relayed")
 
         jobs = go_wrong(home, key)
         places = dict(where_people_look(home, jobs))
