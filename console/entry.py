@@ -16,7 +16,7 @@ from mailweir.contracts.job import Bucket
 from mailweir.plumbing import keys
 from mailweir.plumbing.heap import settle_heap
 from mailweir.plumbing.settings import Settings, load
-from mailweir.plumbing.telemetry import configure_logging
+from mailweir.plumbing.telemetry import configure_logging, serve_metrics
 
 log = structlog.get_logger(__name__)
 
@@ -41,13 +41,6 @@ def start(process: str) -> Settings:
     settings = load()
     configure_logging(settings.log_level, process)
     return settings
-
-
-def _show_metrics(port: int | None) -> None:
-    if port is not None:
-        from prometheus_client import start_http_server
-
-        start_http_server(port)
 
 
 def run_state() -> None:
@@ -106,7 +99,7 @@ def run_router(buckets: Sequence[Bucket]) -> None:
         os.nice(settings.worker.nice)
     with ExitStack() as stack:
         loop = router_loop(settings, clock_of(settings), buckets, stack)
-        _show_metrics(settings.router.metrics_port)
+        serve_metrics(settings.router.metrics_port)
         settle_heap()
         loop.run(Stop())
 
@@ -138,7 +131,7 @@ def run_reputation() -> None:
     settings = start("reputation")
     with ExitStack() as stack:
         process = reputation_process(settings, clock_of(settings), stack)
-        _show_metrics(settings.reputation.metrics_port)
+        serve_metrics(settings.reputation.metrics_port)
         settle_heap()
         process.run(Stop())
 

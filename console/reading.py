@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 
 from console.estimate import contended, lane_rates, seconds
 from console.queues import queues_now
-from mailweir.contracts.heartbeat import Heartbeat
+from mailweir.contracts.heartbeat import read_beat
 from mailweir.contracts.ids import format_id
 from mailweir.contracts.job import Bucket, Job
 from mailweir.contracts.lifecycle import IN_FLIGHT, WAITING
@@ -134,8 +134,8 @@ class Reader:
         real = time.time()
         rows = []
         for name, body in beats.items():
-            beat = msgspec.json.decode(body, type=Heartbeat)
-            if beat.alive(real):
+            beat = read_beat(body)
+            if beat is not None and beat.alive(real):
                 age = round(real - beat.at, 1)
                 rows.append({"name": _text(name), "age_seconds": age, **msgspec.to_builtins(beat)})
         return sorted(rows, key=lambda row: row["name"])

@@ -43,7 +43,7 @@ class FastReader:
                 for member in members:
                     pipe.hmget(keys.PATH_PREFIX + member, FIELDS)
                     pipe.exists(keys.PROBE_PREFIX + member)
-                    pipe.hget(keys.bucket_tokens(f"path:{member}"), "place")
+                    pipe.hget(keys.bucket_tokens(keys.path_layer(member)), "place")
                 answers = pipe.execute()
                 found = list(zip(answers[::3], answers[1::3], answers[2::3], strict=True))
             except RedisError:

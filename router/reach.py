@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 
-import msgspec
 import redis
 import structlog
 from redis.exceptions import RedisError
 
-from mailweir.contracts.heartbeat import Heartbeat
+from mailweir.contracts.heartbeat import read_beat
 from mailweir.plumbing import keys
 from router.policy.compiled import CompiledPolicy
 from router.policy.reach import NOBODY, CutOff, Unreached, cut_off, fleets, unreached
@@ -24,7 +23,6 @@ class ReachReader:
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
-        self._decode = msgspec.json.Decoder(Heartbeat).decode
         self._next = 0.0
         self._found: Unreached = NOBODY
         self.fleets: frozenset[frozenset[str]] = frozenset()  # as old as the answer of ``get``
@@ -40,7 +38,7 @@ class ReachReader:
                 bodies = self._redis.hvals(keys.WORKERS)
             except RedisError:
                 bodies = []
-            beats = [self._decode(body) for body in bodies]
+            beats = [beat for beat in map(read_beat, bodies) if beat is not None]
             found = unreached(beats, time.time())
             if found != self._found:
                 self._found = found

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from secrets import token_hex
 
 import structlog
-from prometheus_client import start_http_server
 
 from mailweir.contracts.job import Bucket
 from mailweir.contracts.policy import Source
@@ -20,6 +19,7 @@ from mailweir.plumbing.policies import PolicyWatch
 from mailweir.plumbing.redis import connect, connect_async
 from mailweir.plumbing.secrets import Secrets
 from mailweir.plumbing.settings import Settings
+from mailweir.plumbing.telemetry import serve_metrics
 from mailweir.plumbing.wire import wire_of
 from mailweir.spool.store import open_spool
 from suppression.guard import AsyncGuard
@@ -190,8 +190,7 @@ class Worker:
 
     async def start(self) -> None:
         """Before the first chunk."""
-        if self._port is not None:
-            start_http_server(self._port)
+        serve_metrics(self._port)
         self._writer.start()
         await self.heart.start()
         self._noting = asyncio.create_task(self._mx_notes.run(self._destinations))

@@ -17,7 +17,7 @@ from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from mailweir.contracts.heartbeat import GONE, Heartbeat
+from mailweir.contracts.heartbeat import Heartbeat, read_beat
 from mailweir.contracts.policy import Policy, Source
 from mailweir.plumbing import keys
 from mailweir.plumbing.clock import Clock
@@ -42,6 +42,8 @@ BUSIEST = 10.0
 """Real seconds between two counts of what destinations are busy."""
 LOOK = 0.5
 """Real seconds between two looks at epoch and snapshot."""
+FORGET = 600.0
+"""Real seconds after which a worker that is gone is taken off the list."""
 SAY = 60.0
 """Real seconds between two lines of what was done."""
 RECOUNT_LEASE = 60
@@ -193,11 +195,11 @@ class Heart:
         alive = {self._engine.name}
         for key, text in beats.items():
             name = key.decode() if isinstance(key, bytes) else key
-            age = real - float(msgspec.json.decode(text)["at"])
-            if age < GONE:
+            beat = read_beat(text)
+            if beat is None or not beat.alive(real - FORGET):
+                old.append(name)  # one we cannot read is nobody's, or is said again
+            elif beat.alive(real):
                 alive.add(name)
-            elif age > 60 * GONE:
-                old.append(name)
         self.alive = len(alive)
         self._rank = sorted(alive).index(self._engine.name)
         if old:

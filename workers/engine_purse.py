@@ -64,6 +64,9 @@ class Purse:
 
 @dataclass(slots=True)
 class Entry:
+    """A mail at the gate: one question of it, until it is answered. ``marks``: what goes is marked *in
+    data* at once; else its turn comes later."""
+
     job: Job
     purse: Purse
     said: asyncio.Future[Refusal | None] = field(repr=False)

@@ -25,3 +25,15 @@ class Heartbeat(msgspec.Struct, frozen=True):
     def alive(self, now: float) -> bool:
         """Whether the worker was heard of lately; ``now``: real seconds."""
         return now - self.at < GONE
+
+
+_decode = msgspec.json.Decoder(Heartbeat).decode
+
+
+def read_beat(body: bytes | str) -> Heartbeat | None:
+    """The heartbeat in ``body``; None for one we cannot read: another release may beat differently while
+    a fleet is replaced, and nobody must fall over it."""
+    try:
+        return _decode(body)
+    except msgspec.DecodeError:
+        return None

@@ -87,6 +87,12 @@ PROBE_PREFIX = "mw:probe:"
 PATH_INDEX = "mw:paths"  # set of "source|provider" seen, so that the router reads them in one go
 
 
+def path_layer(path: str) -> str:
+    """Name of the throttle layer that meters a path (``source|provider``); its bucket is
+    ``bucket_tokens`` of it."""
+    return f"path:{path}"
+
+
 def bucket_tokens(layer: str) -> str:
     """Hash: one token bucket (tokens, updated) of a throttle layer."""
     return f"mw:tb:{layer}"

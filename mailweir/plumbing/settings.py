@@ -161,7 +161,10 @@ class IngressSettings(Section):
 
 class RouterSettings(Section):
     metrics_port: int | None = Field(
-        None, ge=1, le=65535, description="Port of a router's Prometheus metrics; default: none."
+        None,
+        ge=1,
+        le=65535,
+        description="Port of a router's Prometheus metrics, one of its own a process; default: none.",
     )
     batch: int = Field(300, ge=1, le=2000, description="Jobs claimed at once.")
     idle: float = Field(
@@ -244,7 +247,10 @@ class WorkerSettings(Section):
         3, ge=1, description="Leases a job may lose while sending before it becomes a dead letter."
     )
     metrics_port: int | None = Field(
-        None, ge=1, le=65535, description="Port of a worker's Prometheus metrics; default: none."
+        None,
+        ge=1,
+        le=65535,
+        description="Port of a worker's Prometheus metrics, one of its own a process; default: none.",
     )
 
 

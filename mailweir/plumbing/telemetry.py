@@ -13,11 +13,30 @@ from collections.abc import MutableMapping
 from typing import Any, TextIO
 
 import structlog
+from prometheus_client import start_http_server
 
 _ADDRESS = re.compile(r"([A-Za-z0-9_.+%=~\-]{1,64})@((?:[A-Za-z0-9\-]+\.)+[A-Za-z0-9\-]{2,})")
 _URL_SECRET = re.compile(r"(\b[a-z][a-z0-9+.\-]*://[^\s:/@]*):[^\s/@]*@", re.I)
 _KEY = re.compile(r"\bmw_([a-z0-9]{4,32})\.[A-Za-z0-9_\-]+")
 _AUTH = re.compile(r"\b(AUTH\s+\S+|Authorization:\s*\S+)\s+\S+", re.I)
+
+
+log = structlog.get_logger(__name__)
+
+
+def serve_metrics(port: int | None) -> None:
+    """Serve this process' Prometheus metrics on ``port``; None: nowhere. A port that is taken, by another
+    process with the same settings, is said in the log: no mail waits for a metric."""
+    if port is None:
+        return
+    try:
+        start_http_server(port)
+    except OSError as error:
+        log.error(
+            "metrics not served: give each process of a machine a port of its own",
+            port=port,
+            error=error.strerror,
+        )
 
 
 def mask_address(address: str) -> str:

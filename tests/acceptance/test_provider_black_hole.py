@@ -80,6 +80,7 @@ def between(times: list[float], start: float, end: float) -> int:
     return sum(start <= at < end for at in times)
 
 
+@pytest.mark.alone  # mails a second are the machine's where it is shared
 @pytest.mark.timeout(300)
 def test_a_black_hole_and_the_way_back(tmp_path: Path) -> None:
     primary = Sink()
@@ -128,8 +129,7 @@ def test_a_black_hole_and_the_way_back(tmp_path: Path) -> None:
         both = between(here + there, start, start + RAMP / 4) / (RAMP / 4)
         assert both >= 0.75 * PER_SECOND
     # and in the end all of it is back
-    last = between(here, full - 6, full), between(there, full - 6, full)
-    assert last[0] >= 0.95 * sum(last) > 0, "here and at the relay"
+    assert between(here, full - 6, full) >= 0.75 * PER_SECOND * 6
     assert between(there, full - 6, full) <= 0.05 * PER_SECOND * 6
 
 

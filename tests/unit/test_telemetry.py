@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import json
 import logging
+import socket
 import threading
 
 import structlog
 
-from mailweir.plumbing.telemetry import configure_logging, redact
+from mailweir.plumbing.telemetry import configure_logging, redact, serve_metrics
 
 
 def test_redact_masks_addresses_urls_keys_and_auth() -> None:
@@ -63,3 +64,15 @@ def test_libraries_that_chatter_are_heard_from_warning_on_and_every_thread_is_na
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [line["event"] for line in lines] == ["connection lost", "in a thread"]
     assert {line["process"] for line in lines} == {"bulk-1"}
+
+
+def test_a_taken_metrics_port_is_said_and_harms_nobody() -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with structlog.testing.capture_logs() as said:
+            serve_metrics(port)
+    assert [(line["log_level"], line["port"]) for line in said] == [("error", port)]
+    assert "of its own" in said[0]["event"]
+    serve_metrics(None)

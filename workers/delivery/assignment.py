@@ -29,11 +29,6 @@ HOST_FAULTS = frozenset({"server_error", "network_error"})  # categories that bl
 class Assignment:
     """What one call of ``deliver`` has to do."""
 
-    lanes = 0  # that have a connection
-    before_dial: BeforeDial | None = None
-    crowded: Crowded | None = None
-    patience: Patience | None = None
-
     def __init__(
         self,
         source: Source,
@@ -44,8 +39,16 @@ class Assignment:
         before_body: BeforeBody,
         on_result: OnResult,
         conversations: bool,
+        *,
+        before_dial: BeforeDial | None = None,
+        crowded: Crowded | None = None,
+        patience: Patience | None = None,
     ) -> None:
         self.conversations = conversations
+        self.before_dial = before_dial
+        self.crowded = crowded
+        self.patience = patience
+        self.lanes = 0  # that have a connection
         self.source = source
         self.place: Place = (source.name, destination.site)
         self.hops = [hop for hop in destination.hosts if _fits(hop, source, provider)]

@@ -109,8 +109,10 @@ class Transport:
             before_body,
             on_result,
             self._settings.conversation,
+            before_dial=before_dial,
+            crowded=crowded,
+            patience=patience,
         )
-        work.before_dial, work.crowded, work.patience = before_dial, crowded, patience
         try:
             first = await self._connect(work)
         except _LaneEnds:

@@ -83,7 +83,7 @@ def layers_for(
     ``throttled``: it came by a ``.throttled`` queue, which has its own share of the path (S11)."""
     path = f"{source.name}|{provider.name}"
     limit = path_limit(snapshot, provider, source, bucket, orders)
-    found = [rate_layer(f"path:{path}", limit, "path")]
+    found = [rate_layer(keys.path_layer(path), limit, "path")]
     if throttled:
         share = policy.thresholds.throttled_share
         found.append(

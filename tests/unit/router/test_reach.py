@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from mailweir.contracts.heartbeat import GONE, Heartbeat
+from mailweir.contracts.heartbeat import GONE, Heartbeat, read_beat
 from mailweir.contracts.policy import Action as Do
 from mailweir.contracts.policy import Member, Policy, Pool, Rule, Share, Source
 from mailweir.contracts.route import Held, Routed
@@ -117,3 +118,13 @@ def test_the_alarm_names_queue_and_source_where_jobs_would_go() -> None:
     assert cut_off(CompiledPolicy(eu), {"bulk@eu": frozenset({"own"})}) == [
         CutOff("bulk@eu", "own")
     ]
+
+
+def test_a_beat_of_another_release_or_none_at_all_is_read_or_skipped() -> None:
+    beat = Heartbeat(NOW, queues=("bulk",))
+    body = msgspec.json.encode(beat)
+    assert read_beat(body) == beat
+    newer = msgspec.json.encode({**msgspec.to_builtins(beat), "new": [1]})
+    assert read_beat(newer) == beat
+    for garbage in (b"", b"\xff", b"[]", b'{"queues": []}', b'{"at": "yesterday"}'):
+        assert read_beat(garbage) is None
