@@ -24,7 +24,15 @@ from mailweir.contracts.job import Bucket, Content, ContentKind, JobMeta, NewJob
 from mailweir.contracts.lifecycle import State
 from mailweir.contracts.route import Chunk, Orders
 from mailweir.plumbing.database import Database, migrate
-from mailweir.spool.store import DecisionRow, Dispatch, Outcome, Pick, Spool, Work
+from mailweir.spool.store import (
+    DecisionRow,
+    Dispatch,
+    Outcome,
+    Pick,
+    Spool,
+    Taking,
+    Work,
+)
 
 BODY = (b"From: a@s.test\r\nSubject: x\r\n\r\n" + b"The quick brown fox jumps.\r\n" * 400)[:10240]
 
@@ -66,7 +74,7 @@ def _messages(count: int, now: float) -> list[NewMessage]:
 
 def run(spool: Spool, jobs: int, chunk: int) -> dict[str, Step]:
     """All steps over ``jobs`` jobs."""
-    steps = {n: Step() for n in ("accept 100", "flows", "claim 300", "settle", "take 50",
+    steps = {n: Step() for n in ("accept 100", "flows", "claim 300", "settle", "take 50", "read 50",
                                  "contents 50", "outcomes 50")}  # fmt: skip
     messages = _messages(jobs, time.time())
     for start in range(0, jobs, 100):
@@ -101,12 +109,14 @@ def run(spool: Spool, jobs: int, chunk: int) -> dict[str, Step]:
             chunks += done
     for parcel in chunks:
         size = len(parcel.jobs)
-        works = steps["take 50"](size, partial(spool.take, parcel, "w", 30.0, "e"))
+        taking = Taking([parcel.id], "w", 30.0, "e")
+        steps["take 50"](size, partial(spool.turn, taking=taking))
+        works = steps["read 50"](size, partial(spool.taken, parcel))
         assert len(works) == size
         steps["contents 50"](size, partial(spool.contents, [w.content_id for w in works]))
         outcomes = [_outcome(w, parcel) for w in works]
-        stale = steps["outcomes 50"](size, partial(spool.outcomes, outcomes, [parcel.id]))
-        assert stale == set()
+        turn = steps["outcomes 50"](size, partial(spool.turn, outcomes, [parcel.id]))
+        assert not turn.lost
     return steps
 
 

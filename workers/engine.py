@@ -1,6 +1,6 @@
 """The story of one chunk, from its message to the last outcome: :meth:`Engine.work`.
 
-take and read (one thread) -> destinations by domain -> per site: the gate, the conversation ->
+take -> read (a thread) -> destinations by domain -> per site: the gate, the conversation ->
 outcomes -> acknowledge. Jobs end one by one; whatever goes wrong with one is its own affair.
 """
 
@@ -25,7 +25,7 @@ from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.database import DatabaseUnavailable
 from mailweir.plumbing.policies import NoPolicy
 from mailweir.plumbing.settings import Settings
-from mailweir.spool.store import Spool, Work
+from mailweir.spool.store import Outcome, Spool, Work
 from workers.archive import Archive
 from workers.campaigns import Campaigns, name_of
 from workers.connections import Connections
@@ -39,12 +39,12 @@ from workers.engine_purse import Purse, Refusal
 from workers.engine_run import WAIT_AGAIN, Ready, Run
 from workers.engine_views import Views
 from workers.ledger import uncertain_before
-from workers.outcomes import OutcomeWriter
 from workers.patience import Patience
 from workers.policy.outcome import CUT
 from workers.policy.tls import tls_mode
 from workers.prewarm import Prewarm
 from workers.throttle.layers import Ask, layers_for
+from workers.writer import Writer
 
 log = structlog.get_logger(__name__)
 
@@ -97,7 +97,7 @@ class Parts:
     spool: Spool
     views: Views
     gate: Gate
-    writer: OutcomeWriter
+    writer: Writer
     transport: Deliver
     destinations: Destinations
     composer: Composer
@@ -122,13 +122,18 @@ class Engine:
         """Give every job of the chunk its outcome. Raises nothing but a cancellation that came after
         every job was settled."""
         try:
-            loaded = await self._load(chunk)
-        except (DatabaseUnavailable, NoPolicy) as error:
-            # Nothing was taken: the message is acknowledged, the reconciler finds the chunk again.
+            taken = await self.parts.writer.take(chunk.id)
+        except DatabaseUnavailable as error:
+            # The message is acknowledged, the reconciler finds the chunk again.
             log.warning("chunk not taken", chunk=chunk.id, error=type(error).__name__)
             CHUNKS.labels("not_taken").inc()
             return
-        if not loaded.works:
+        try:
+            loaded = await self._load(chunk) if taken else None
+        except (DatabaseUnavailable, NoPolicy) as error:
+            await self._unread(chunk, error)
+            return
+        if loaded is None or not loaded.works:
             CHUNKS.labels("empty").inc()
             return
         run = self._run(chunk, loaded)
@@ -159,15 +164,25 @@ class Engine:
         self.stopping = True
 
     # --- steps ------------------------------------------------------------------------------
+    async def _unread(self, chunk: Chunk, error: Exception) -> None:
+        """A chunk that was taken and could not be read goes back whole."""
+        log.warning("chunk not read", chunk=chunk.id, error=type(error).__name__)
+        CHUNKS.labels("not_read").inc()
+        now, why = self.parts.clock.now(), f"the worker could not read it: {type(error).__name__}"
+        for job_id in chunk.jobs:
+            back = Outcome(job_id, chunk.id, State.DUE, now, why)
+            self.parts.writer.put(back, chunk.bucket, chunk.queue)
+        await asyncio.shield(self.parts.writer.close_chunk(chunk.id))
+
     async def _load(self, chunk: Chunk) -> Loaded:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.parts.executor, self._load_blocking, chunk)
 
     def _load_blocking(self, chunk: Chunk) -> Loaded:
-        """Take the chunk, read contents, compose, sign: one visit to the database thread."""
+        """Read jobs and contents, compose, sign: one visit to a thread."""
         parts = self.parts
         policy = parts.views.policy()
-        works = parts.spool.take(chunk, self.name, parts.settings.worker.lease, parts.views.epoch)
+        works = parts.spool.taken(chunk)
         contents = parts.spool.contents(list({w.content_id for w in works})) if works else {}
         envelopes: dict[int, Envelope] = {}
         not_ready: dict[int, NotReady] = {}

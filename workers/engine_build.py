@@ -21,7 +21,7 @@ from mailweir.plumbing.secrets import Secrets
 from mailweir.plumbing.settings import Settings
 from mailweir.plumbing.telemetry import serve_metrics
 from mailweir.plumbing.wire import wire_of
-from mailweir.spool.store import open_spool
+from mailweir.spool.store import Taking, open_spool
 from suppression.guard import AsyncGuard
 from workers.archive import Archive
 from workers.campaigns import Campaigns
@@ -35,9 +35,9 @@ from workers.engine_gate import Gate
 from workers.engine_heart import Heart
 from workers.engine_views import Views
 from workers.mx_notes import MxNotes
-from workers.outcomes import OutcomeWriter
 from workers.prewarm import Prewarm
 from workers.throttle.shell import Throttle
+from workers.writer import Writer
 
 log = structlog.get_logger(__name__)
 
@@ -90,16 +90,17 @@ class Worker:
         self._spool = open_spool(settings)
         if not any(queue.startswith(Bucket.TRANSACTIONAL) for queue in queues):
             self._spool.database.give_way()
-        self._writers = ThreadPoolExecutor(1, "outcomes")
+        self._writers = ThreadPoolExecutor(1, "writer")
         self._readers = ThreadPoolExecutor(READERS, "chunks")
         secret, secrets = master_key(settings), Secrets(settings)
         views = Views(PolicyWatch(self._spool.database, self._sync), self._redis)
         throttle = Throttle(self._redis, clock, share=lambda: self.heart.alive)
-        self._writer = OutcomeWriter(
+        self._writer = Writer(
             self._spool,
             throttle,
             self._redis,
             self._writers,
+            lambda chunks: Taking(chunks, name, settings.worker.lease, views.epoch),
             rows=settings.worker.outcome_rows,
             delay=settings.worker.outcome_delay,
             unwritten=settings.worker.unwritten,

@@ -29,8 +29,8 @@ from workers.connections import Connections
 from workers.engine import Engine
 from workers.engine_views import Views
 from workers.ledger import recount
-from workers.outcomes import outcomes_by_state
 from workers.prewarm import Prewarm
+from workers.writer import outcomes_by_state
 
 log = structlog.get_logger(__name__)
 

@@ -22,10 +22,10 @@ from mailweir.spool.store import Outcome, Work
 from workers.campaigns import Campaigns, name_of
 from workers.delivery.types import Envelope, Result
 from workers.engine_purse import Purse, Refusal
-from workers.outcomes import OutcomeWriter, PathNote
 from workers.patience import Patience
 from workers.policy.outcome import Verdict, decide
 from workers.throttle.layers import Ask
+from workers.writer import PathNote, Writer
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +60,7 @@ class Run:
     source: Source
     policy: Policy
     snapshot: Snapshot
-    writer: OutcomeWriter
+    writer: Writer
     clock: Clock
     chance: float
     reply_kept: int

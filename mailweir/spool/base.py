@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -11,9 +12,12 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from mailweir.plumbing.clock import REAL, Clock
 from mailweir.plumbing.database import Database, Deadlock
-from mailweir.spool.statements import Statement
+from mailweir.spool.statements import Many, Statement
 
 T = TypeVar("T")
+
+_MOST_ROWS = 64
+"""Of one statement on SQLite: their values stay far below its limit of 32,766."""
 
 # PostgreSQL ends one of two transactions that wait for each other; ours are repeatable.
 _REPEAT = Retrying(
@@ -68,16 +72,23 @@ class Room:
         cursor.execute(statement[self._dialect], parameters)
         return cursor.fetchall()  # type: ignore[return-value]  # drivers give lists of tuples
 
-    def _many(
-        self, cursor: DBAPICursor, statement: Statement, rows: Sequence[tuple[Any, ...]]
-    ) -> None:
-        """Run a many-row statement: once per row on SQLite, once with arrays on PostgreSQL."""
+    def _many(self, cursor: DBAPICursor, statement: Many, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Run a statement over many rows; how many it changed."""
         if not rows:
-            return
+            return 0
         if self._postgresql:
-            cursor.execute(statement[1], [list(column) for column in zip(*rows, strict=True)])
-        else:
-            cursor.executemany(statement[0], rows)
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            cursor.execute(statement.post, columns)
+            return int(cursor.rowcount)
+        changed = start = 0
+        while start < len(rows):
+            # by powers of two, so that few texts are ever prepared
+            count = min(_MOST_ROWS, 1 << ((len(rows) - start).bit_length() - 1))
+            some = rows[start : start + count]
+            cursor.execute(statement.lite(count), tuple(chain.from_iterable(some)))
+            changed += cursor.rowcount
+            start += count
+        return changed
 
     def _ids(self, ids: Iterable[int]) -> Any:
         """The parameter of ``{ids}``."""

@@ -83,6 +83,10 @@ class Routing(Room):
         return {lane: int(jobs) for lane, jobs in self._read(sql.IN_WINDOW_LANES, (bucket,))}
 
 
+class _NotAllWon(Exception):
+    """Another router, or a cancel, was quicker with some job of a batch."""
+
+
 class Batch:
     """Jobs a router has claimed and settles before it leaves the ``with`` block."""
 
@@ -120,6 +124,11 @@ class Batch:
             chunks = self._write(self._conn, dispatches, moves, decisions, set(seen), flows)
             self._conn.commit()
             return chunks
+        try:
+            with self._spool.database.write() as conn:
+                return self._write(conn, dispatches, moves, decisions, set(seen), flows)
+        except _NotAllWon:
+            pass
         with self._spool.database.write() as conn:
             rows = self._spool._rows(_cursor(conn), sql.STILL_WAITING, [self._spool._ids(seen)])
             won = {i for i, state, due in rows if seen[i].state == state and seen[i].due_at == due}
@@ -134,6 +143,8 @@ class Batch:
         won: set[int],
         flows: Sequence[tuple[int, str, int]],
     ) -> list[Chunk]:
+        """Raises :class:`_NotAllWon`; what was written until then is rolled back with it."""
+        due = {job.id: job.due_at for job in self.jobs}
         spool = self._spool
         cursor = _cursor(conn)
         published = spool.database.now_real(conn)
@@ -154,22 +165,20 @@ class Batch:
                 text = texts.get(id(orders))
                 if text is None:
                     text = texts[id(orders)] = json_of(orders)
-                rows.append((chunk.id, dispatch.pool[i], chunk.source, text, i))
+                rows.append((chunk.id, dispatch.pool[i], chunk.source, text, i, due[i]))
         spool._many(
             cursor,
             sql.CHUNKS_ADD,
             [(c.id, c.bucket.value, c.queue, c.source, len(c.jobs), published) for c in chunks],
         )
-        spool._many(cursor, sql.DISPATCH, rows)
-        spool._many(
-            cursor,
-            sql.MOVE,
-            [
-                (m.state.value, m.due_at, m.reason, ended if m.due_at is None else None, m.job_id)
-                for m in moves
-                if m.job_id in won
-            ],
-        )
+        moved: list[tuple[Any, ...]] = []
+        for m in moves:
+            if m.job_id in won:
+                end = ended if m.due_at is None else None
+                moved.append((m.state.value, m.due_at, m.reason, end, m.job_id, due[m.job_id]))
+        changed = spool._many(cursor, sql.DISPATCH, rows) + spool._many(cursor, sql.MOVE, moved)
+        if changed != len(rows) + len(moved):
+            raise _NotAllWon
         spool._many(cursor, sql.PRIORITY, [row for row in flows if row[2] in won])
         spool._many(cursor, sql.DECISIONS_ADD, [_row(d) for d in decisions if d.job_id in won])
         return chunks

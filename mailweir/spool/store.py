@@ -25,7 +25,7 @@ from mailweir.spool.records import (
     Work,
 )
 from mailweir.spool.routing import Batch, Routing
-from mailweir.spool.working import Working
+from mailweir.spool.working import Taking, Turn, Working
 
 
 class Spool(Doors, Routing, Working, Reconciling, Operating, Reading):
@@ -69,6 +69,8 @@ __all__ = [
     "Outcome",
     "Pick",
     "Spool",
+    "Taking",
+    "Turn",
     "Unstorable",
     "Whereabouts",
     "Work",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.engine.interfaces import DBAPICursor
@@ -20,44 +21,90 @@ EXPIRED_REASON = "expired: its time passed in the queue"
 _KINDS = {kind.value: kind for kind in ContentKind}
 
 
+@dataclass(frozen=True, slots=True)
+class Taking:
+    """Chunks a worker wants, for ``lease`` real seconds by the database's clock. ``epoch``: Redis' now."""
+
+    chunks: Sequence[int]
+    worker: str
+    lease: float
+    epoch: str | None
+
+
+class Turn(NamedTuple):
+    """What a turn did: chunks now ours, and jobs whose outcome was not written: no longer ours."""
+
+    taken: set[int]
+    lost: set[int]
+
+
+class _NotAllOurs(Exception):
+    """Some outcome's job is no longer ours; nothing was written."""
+
+
 class Working(Room):
     """The operations of the workers."""
 
-    def take(self, chunk: Chunk, worker: str, lease: float, epoch: str | None) -> list[Work]:
-        """Move the chunk's jobs dispatched -> sending under a lease (real seconds, database clock)
-        and return those that may be sent, in the chunk's order.
+    def turn(
+        self,
+        outcomes: Sequence[Outcome] = (),
+        done_chunks: Sequence[int] = (),
+        taking: Taking | None = None,
+    ) -> Turn:
+        """Take chunks, write outcomes with their attempts, close finished chunks: one transaction.
 
-        Absent are jobs cancelled or given to another chunk meanwhile, and those past their
-        ``expires_at``, which become EXPIRED. Taking a chunk twice returns nothing the second time.
-        A chunk of which nothing is left is closed at once."""
-        rows = self._write(
-            lambda conn, cursor: self._take(conn, cursor, chunk, worker, lease, epoch)
-        )
+        Taking moves a chunk's jobs dispatched -> sending; those past their ``expires_at`` become
+        EXPIRED. Another's chunk, or one taken before, is not ours. A chunk of which nothing is left is
+        closed at once. :meth:`taken` reads the jobs.
+
+        Outcomes are written by compare-and-set. Without an attempt the job stays with the source it
+        had to keep (greylisting, uncertain); an attempt says anew. A chunk that still holds jobs is not
+        closed: its lease runs out and the reconciler frees them. Raises :class:`IllegalMove` or
+        :class:`ValueError` for an outcome that is none; then nothing is written."""
+        for o in outcomes:
+            check_move(State.SENDING, o.state)
+            check_due(o.state, o.due_at)
+        if not (outcomes or done_chunks or taking):
+            return Turn(set(), set())
+
+        def work(conn: Connection, cursor: DBAPICursor, ours: Sequence[Outcome]) -> set[int]:
+            real = self.database.now_real(conn)
+            self._outcomes(cursor, ours)
+            taken = self._take(cursor, taking, real) if taking else set()
+            if done_chunks or taken:
+                self._run(cursor, sql.CHUNKS_DONE, (real, self._ids({*done_chunks, *taken})))
+            return taken
+
+        try:
+            return Turn(self._write(lambda conn, cursor: work(conn, cursor, outcomes)), set())
+        except _NotAllOurs:
+            pass
+
+        def careful(conn: Connection, cursor: DBAPICursor) -> Turn:
+            ours, lost = self._ours(cursor, outcomes)
+            return Turn(work(conn, cursor, ours), lost)
+
+        return self._write(careful)
+
+    def _take(self, cursor: DBAPICursor, taking: Taking, real: float) -> set[int]:
+        values = (real, real + taking.lease, taking.worker, taking.epoch, self._ids(taking.chunks))
+        taken = {row[0] for row in self._rows(cursor, sql.TAKE_CHUNKS, values)}
+        if taken:
+            now, ids = self.clock.at(real), self._ids(taken)
+            self._run(cursor, sql.TAKE_EXPIRED, (EXPIRED_REASON, now, ids, now))
+            self._run(cursor, sql.TAKE_JOBS, (ids,))
+        return taken
+
+    def taken(self, chunk: Chunk) -> list[Work]:
+        """The jobs of a chunk that was taken, in its order. Absent are jobs cancelled or given to another
+        chunk meanwhile, and expired ones."""
+        rows = self._read(sql.TAKEN, (chunk.id,))
         known: dict[str, Orders] = {}
         taken = {
             job.id: Work(job, row[20], row[21], orders_of(row[22], known), job.content_id)
             for job, row in zip(jobs_of(rows), rows, strict=True)
         }
         return [taken[i] for i in chunk.jobs if i in taken]
-
-    def _take(
-        self,
-        conn: Connection,
-        cursor: DBAPICursor,
-        chunk: Chunk,
-        worker: str,
-        lease: float,
-        epoch: str | None,
-    ) -> list[tuple[Any, ...]]:
-        real = self.database.now_real(conn)
-        if not self._run(cursor, sql.TAKE_CHUNK, (real, real + lease, worker, epoch, chunk.id)):
-            return []
-        now = self.clock.at(real)
-        self._run(cursor, sql.TAKE_EXPIRED, (EXPIRED_REASON, now, chunk.id, now))
-        rows = self._rows(cursor, sql.TAKE_JOBS, (chunk.id,))
-        if not rows:
-            self._run(cursor, sql.CHUNKS_DONE, (real, self._ids([chunk.id])))
-        return rows
 
     def contents(self, ids: Sequence[int]) -> dict[int, Content]:
         """Contents by id; a pruned one is absent."""
@@ -76,57 +123,43 @@ class Working(Room):
 
         return self._write(work)
 
-    def outcomes(self, outcomes: Sequence[Outcome], done_chunks: Sequence[int] = ()) -> set[int]:
-        """Write outcomes and attempts by compare-and-set in one transaction, close finished chunks;
-        the ids of jobs that were no longer ours (nothing was written for them).
-
-        Without an attempt the job stays with the source it had to keep (greylisting, uncertain);
-        an attempt says anew. A chunk that still holds jobs is not closed: its lease runs out and
-        the reconciler frees them. Raises :class:`IllegalMove` or :class:`ValueError` for an
-        outcome that is none; then nothing is written."""
-        for o in outcomes:
-            check_move(State.SENDING, o.state)
-            check_due(o.state, o.due_at)
-        if not outcomes and not done_chunks:
-            return set()
-        return self._write(lambda conn, cursor: self._outcomes(conn, cursor, outcomes, done_chunks))
-
-    def _outcomes(
-        self,
-        conn: Connection,
-        cursor: DBAPICursor,
-        outcomes: Sequence[Outcome],
-        done_chunks: Sequence[int],
-    ) -> set[int]:
+    def _outcomes(self, cursor: DBAPICursor, outcomes: Sequence[Outcome]) -> None:
+        """Raises :class:`_NotAllOurs`."""
         ended = self.clock.now()
-        ids = [self._ids(o.job_id for o in outcomes)]
-        held = {r[0]: (r[1], r[2]) for r in self._rows(cursor, sql.SENDING, ids)}
         rows: list[tuple[Any, ...]] = []
         attempts: list[tuple[Any, ...]] = []
-        stale: set[int] = set()
         for o in outcomes:
-            fence, stays = held.pop(o.job_id, (None, None))
-            if fence != o.chunk_id:
-                stale.add(o.job_id)
-                continue
             a = o.attempt
             rows.append(
                 (
                     o.state.value,
                     o.due_at,
                     o.reason,
-                    o.stay_with or (stays if a is None else None),
+                    o.stay_with,
                     0 if a is None else 1,
                     None if a is None else a.at,
                     ended if o.due_at is None else None,
                     o.job_id,
+                    o.chunk_id,
                 )
             )
             if a is not None:
                 attempts.append(attempt_row(a))
-        self._many(cursor, sql.OUTCOME, rows)
+        if self._many(cursor, sql.OUTCOME, rows) != len(rows):
+            raise _NotAllOurs
         self._many(cursor, sql.ATTEMPTS_ADD, attempts)
-        if done_chunks:
-            real = self.database.now_real(conn)
-            self._run(cursor, sql.CHUNKS_DONE, (real, self._ids(done_chunks)))
-        return stale
+
+    def _ours(
+        self, cursor: DBAPICursor, outcomes: Sequence[Outcome]
+    ) -> tuple[list[Outcome], set[int]]:
+        """Those whose job we hold under their fence, once each; the jobs of the others."""
+        ids = [self._ids(o.job_id for o in outcomes)]
+        held = dict(self._rows(cursor, sql.SENDING, ids))
+        ours: list[Outcome] = []
+        lost: set[int] = set()
+        for o in outcomes:
+            if held.pop(o.job_id, None) == o.chunk_id:
+                ours.append(o)
+            else:
+                lost.add(o.job_id)
+        return ours, lost

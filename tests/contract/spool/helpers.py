@@ -19,7 +19,16 @@ from mailweir.contracts.job import (
 )
 from mailweir.contracts.lifecycle import State
 from mailweir.contracts.route import Chunk, Orders
-from mailweir.spool.store import DecisionRow, Dispatch, Move, Outcome, Pick, Spool, Work
+from mailweir.spool.store import (
+    DecisionRow,
+    Dispatch,
+    Move,
+    Outcome,
+    Pick,
+    Spool,
+    Taking,
+    Work,
+)
 
 ORDERS = Orders(rule="default", provider="gmail", tls="required")
 
@@ -109,7 +118,8 @@ def settle_moves(spool: Spool, state: State, due_at: float | None) -> None:
 
 def take(spool: Spool, chunk: Chunk, *, lease: float = 30.0, worker: str = "w1") -> list[Work]:
     """Take a chunk."""
-    return spool.take(chunk, worker, lease, "epoch1")
+    taking = Taking([chunk.id], worker, lease, "epoch1")
+    return spool.taken(chunk) if spool.turn(taking=taking).taken else []
 
 
 def attempt(work: Work, outcome: str = "sent", *, at: float | None = None) -> Attempt:
@@ -142,7 +152,7 @@ def outcome(
 def send(spool: Spool, chunk: Chunk) -> None:
     """Take a chunk and end all its jobs as sent."""
     works = take(spool, chunk)
-    assert spool.outcomes([outcome(w, chunk) for w in works], [chunk.id]) == set()
+    assert spool.turn([outcome(w, chunk) for w in works], [chunk.id]).lost == set()
 
 
 def state_of(spool: Spool, job_id: int) -> str:

@@ -42,7 +42,7 @@ def _reach(spool: Spool, state: State) -> tuple[int, Chunk | None]:
         if state is not S.SENDING:
             due = past if state in WAITING else None
             o = Outcome(job_id, chunk.id, state, due, "r", None, attempt(work, state.value))
-            assert spool.outcomes([o], [chunk.id]) == set()
+            assert spool.turn([o], [chunk.id]).lost == set()
     return job_id, chunk
 
 
@@ -65,7 +65,7 @@ def _move(spool: Spool, job_id: int, chunk: Chunk | None, old: State, new: State
             assert spool.free(chunk.id, {}, [job_id], now, 1) == 1
         else:
             o = Outcome(job_id, chunk.id, new, now if new in WAITING else None, "r")
-            assert spool.outcomes([o]) == set()
+            assert spool.turn([o]).lost == set()
     elif old is S.DISPATCHED:
         assert chunk is not None
         if new is S.DUE:

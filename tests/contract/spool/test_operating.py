@@ -29,7 +29,7 @@ def _uncertain(spool: Spool) -> int:
     (a,) = accept(spool)
     (chunk,) = route(spool)
     take(spool, chunk)
-    spool.outcomes([Outcome(a, chunk.id, State.UNCERTAIN, None, "reset after dot")], [chunk.id])
+    spool.turn([Outcome(a, chunk.id, State.UNCERTAIN, None, "reset after dot")], [chunk.id])
     return a
 
 
@@ -220,7 +220,7 @@ def test_recounts(spool: Spool) -> None:
     spool.accept([message("A@gmail.com"), message("b@gmail.com"), message("c@gmail.com")])
     (chunk,) = route(spool)
     works = take(spool, chunk)
-    spool.outcomes([outcome(w, chunk) for w in works], [chunk.id])
+    spool.turn([outcome(w, chunk) for w in works], [chunk.id])
     assert spool.count_attempts(now - 1) == {("ip1", "gmail", "bulk", "acme"): 3}
     assert spool.count_attempts(now + 1000) == {}
     times = spool.recipient_attempts(now - 1)

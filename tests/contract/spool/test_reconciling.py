@@ -69,7 +69,7 @@ def test_a_renewed_lease_is_not_freed(spool: Spool) -> None:
     assert len(spool.expired_leases()) == 1
     assert spool.renew([chunk.id], "w1", 30.0) == {chunk.id}
     assert spool.free(chunk.id, {}, [a], time.time(), 3) == 0
-    assert spool.outcomes([outcome(work, chunk)], [chunk.id]) == set()
+    assert spool.turn([outcome(work, chunk)], [chunk.id]).lost == set()
 
 
 def test_a_job_nobody_named_keeps_the_lease_open(spool: Spool) -> None:

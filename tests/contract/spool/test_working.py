@@ -77,7 +77,7 @@ def test_an_outcome_and_its_attempt_are_true_together(spool: Spool) -> None:
         suppress=Suppress("recipient", 180), conversation='["220 hi"]',
     )  # fmt: skip
     o = Outcome(a, chunk.id, State.DEFERRED, due, "greylisted", "ip1", full)
-    assert spool.outcomes([o], [chunk.id]) == set()
+    assert spool.turn([o], [chunk.id]).lost == set()
     job = spool.job(a)
     assert job is not None
     assert (job.state, job.due_at, job.reason) == (State.DEFERRED, due, "greylisted")
@@ -87,7 +87,7 @@ def test_an_outcome_and_its_attempt_are_true_together(spool: Spool) -> None:
     (second,) = route(spool, now=due)
     (work,) = take(spool, second)
     assert work.job.stay_with == "ip1"
-    assert spool.outcomes([outcome(work, second)], [second.id]) == set()
+    assert spool.turn([outcome(work, second)], [second.id]).lost == set()
     job = spool.job(a)
     assert job is not None
     assert (job.state, job.due_at, job.stay_with) == (State.SENT, None, None)
@@ -102,7 +102,7 @@ def test_attempts_grow_only_with_an_attempt(spool: Spool) -> None:
     now = time.time()
     held = Outcome(a, chunk.id, State.HELD, now + 5, "no token")
     back = Outcome(b, chunk.id, State.DUE, now, "worker stops")
-    assert spool.outcomes([held, back], [chunk.id]) == set()
+    assert spool.turn([held, back], [chunk.id]).lost == set()
     for i in (a, b):
         job = spool.job(i)
         assert job is not None
@@ -116,10 +116,10 @@ def test_waiting_for_a_token_does_not_forget_the_source_of_a_greylisting(spool: 
     (work,) = take(spool, first)
     due = time.time()
     tried = attempt(work, "deferred")
-    spool.outcomes([Outcome(a, first.id, State.DEFERRED, due, "451", "ip1", tried)], [first.id])
+    spool.turn([Outcome(a, first.id, State.DEFERRED, due, "451", "ip1", tried)], [first.id])
     (second,) = route(spool, now=due)
     take(spool, second)
-    spool.outcomes([Outcome(a, second.id, State.HELD, due, "no token")], [second.id])
+    spool.turn([Outcome(a, second.id, State.HELD, due, "no token")], [second.id])
     job = spool.job(a)
     assert job is not None
     assert (job.state, job.stay_with) == (State.HELD, "ip1")
@@ -129,16 +129,16 @@ def test_a_stale_worker_writes_nothing_and_learns_which(spool: Spool) -> None:
     a, b = accept(spool, 2)
     (old,) = route(spool)
     first = {w.job.id: w for w in take(spool, old, lease=-1.0)}
-    assert spool.outcomes([outcome(first[b], old)]) == set()
+    assert spool.turn([outcome(first[b], old)]).lost == set()
     assert spool.free(old.id, {}, [a], time.time(), 3) == 1
     (new,) = route(spool, now=time.time())
     second = take(spool, new, worker="w2")
     stale = outcome(first[a], old, State.BOUNCED)
-    assert spool.outcomes([stale, outcome(first[b], old)], [old.id]) == {a, b}
+    assert spool.turn([stale, outcome(first[b], old)], [old.id]).lost == {a, b}
     assert state_of(spool, a) == State.SENDING
     assert spool.attempts_of(a) == []
     assert len(spool.attempts_of(b)) == 1
-    assert spool.outcomes([outcome(second[0], new)], [new.id]) == set()
+    assert spool.turn([outcome(second[0], new)], [new.id]).lost == set()
     assert state_of(spool, a) == State.SENT
 
 
@@ -147,7 +147,7 @@ def test_the_same_job_twice_in_one_call_counts_once(spool: Spool) -> None:
     (chunk,) = route(spool)
     (work,) = take(spool, chunk)
     both = [outcome(work, chunk), outcome(work, chunk, State.BOUNCED)]
-    assert spool.outcomes(both) == {a}
+    assert spool.turn(both).lost == {a}
     assert state_of(spool, a) == State.SENT
     assert len(spool.attempts_of(a)) == 1
 
@@ -168,7 +168,7 @@ def test_an_outcome_that_is_none_is_refused_whole(
     (chunk,) = route(spool)
     one, two = take(spool, chunk)
     with pytest.raises(error):
-        spool.outcomes([outcome(one, chunk), outcome(two, chunk, state, due)])
+        spool.turn([outcome(one, chunk), outcome(two, chunk, state, due)])
     assert state_of(spool, one.job.id) == State.SENDING
 
 
@@ -176,10 +176,10 @@ def test_a_chunk_that_holds_jobs_is_not_closed(spool: Spool) -> None:
     accept(spool, 2)
     (chunk,) = route(spool)
     one, two = take(spool, chunk, lease=-1.0)
-    spool.outcomes([outcome(one, chunk)], [chunk.id])
+    spool.turn([outcome(one, chunk)], [chunk.id])
     (lease,) = spool.expired_leases()
     assert (lease.chunk_id, lease.epoch, lease.jobs) == (chunk.id, "epoch1", (two.job.id,))
-    spool.outcomes([outcome(two, chunk)], [chunk.id])
+    spool.turn([outcome(two, chunk)], [chunk.id])
     assert spool.expired_leases() == []
     assert spool.in_window() == {}
 
@@ -202,11 +202,11 @@ def test_done_chunks_are_not_renewed(spool: Spool) -> None:
     accept(spool)
     (chunk,) = route(spool)
     (work,) = take(spool, chunk)
-    spool.outcomes([outcome(work, chunk)], [chunk.id])
+    spool.turn([outcome(work, chunk)], [chunk.id])
     assert spool.renew([chunk.id], "w1", 30.0) == set()
 
 
 def test_unknown_contents_are_absent(spool: Spool) -> None:
     assert spool.contents([new_id()]) == {}
     assert spool.contents([]) == {}
-    assert spool.outcomes([]) == set()
+    assert spool.turn([]).lost == set()

@@ -1,8 +1,9 @@
-"""Outcomes on their way to the spool: written together, within 5 ms or 32 rows, one thread.
+"""What a worker writes to the spool: chunks it takes, outcomes, chunks it closes; together, in one thread.
 
-While a write runs, what arrives is collected for the next. After the commit the attempts' ids are
-announced; what the attempts said of their paths is booked beside the write, since a path's state must
-not wait for a disk.
+Outcomes are written within 5 ms or 32 rows. While a write runs, what arrives is collected for the next:
+one commit, and one turn at the write lock, for all of it. After the commit the attempts' ids are announced;
+what the attempts said of their paths is booked beside the write, since a path's state must not wait for a
+disk.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import cache
+from types import MappingProxyType
 
 import msgspec
 import structlog
@@ -25,14 +27,16 @@ from mailweir.plumbing import keys
 from mailweir.plumbing.database import DatabaseUnavailable
 from mailweir.plumbing.events import ATTEMPT, announce_async
 from mailweir.plumbing.wire import Command, wire_of
-from mailweir.spool.store import Outcome, Spool
+from mailweir.spool.store import Outcome, Spool, Taking, Turn
 from workers.policy.outcome import PathEvent
 from workers.throttle.types import Booking, Limiter
 
 log = structlog.get_logger(__name__)
 
 WRITE_MAX = 100
-"""Rows of one transaction at most (SQLite: the lock must stay short)."""
+"""Outcomes of one transaction at most (SQLite: the lock must stay short)."""
+TAKE_MAX = 8
+"""Chunks taken in one transaction at most."""
 RETRY_FIRST, RETRY_MAX = 0.1, 5.0
 SLOTS_KEPT = 12
 """Of finished jobs: more than the ten seconds anybody looks back."""
@@ -60,6 +64,12 @@ def outcomes_by_state() -> dict[str, float]:
     return dict(found)
 
 
+def _tell(taking: Mapping[int, asyncio.Future[bool]], error: Exception) -> None:
+    for said in taking.values():
+        if not said.done():
+            said.set_exception(error)
+
+
 class PathNote(msgspec.Struct, frozen=True):
     """What one attempt said of its path."""
 
@@ -71,7 +81,7 @@ class PathNote(msgspec.Struct, frozen=True):
     hold: float = 0.0
 
 
-class OutcomeWriter:
+class Writer:
     """One per process; belongs to its event loop."""
 
     def __init__(
@@ -80,12 +90,16 @@ class OutcomeWriter:
         limiter: Limiter,
         redis: Redis,
         executor: Executor,
+        taker: Callable[[list[int]], Taking],
         *,
         rows: int,
         delay: float,
         unwritten: int,
     ) -> None:
-        """``rows``, ``delay``, ``unwritten``: see the settings of ``worker``."""
+        """``taker`` says for whom chunks are taken. ``rows``, ``delay``, ``unwritten``: see the settings of
+        ``worker``."""
+        self._taker = taker
+        self._taking: dict[int, asyncio.Future[bool]] = {}
         self._spool = spool
         self._limiter = limiter
         self._wire = wire_of(redis)
@@ -130,6 +144,21 @@ class OutcomeWriter:
         which nobody knows if this process dies."""
         await self._room.wait()
 
+    async def take(self, chunk_id: int) -> bool:
+        """Take a chunk; False when it is not ours to work. Raises
+        :class:`mailweir.plumbing.database.DatabaseUnavailable`."""
+        if chunk_id in self._taking:
+            return False  # the broker brought it twice
+        said: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._taking[chunk_id] = said
+        self._wake.set()
+        try:
+            return await said
+        except asyncio.CancelledError:
+            if self._taking.get(chunk_id) is said:
+                del self._taking[chunk_id]  # before its turn: it is not taken
+            raise
+
     async def close_chunk(self, chunk_id: int) -> None:
         """Close a chunk whose outcomes were all put; returns when everything is committed."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -139,7 +168,7 @@ class OutcomeWriter:
 
     async def stop(self) -> None:
         """Write what waits, then end."""
-        while self._outcomes or self._closing:
+        while self._outcomes or self._hurry:
             self._wake.set()
             await asyncio.sleep(self._delay)
         self._stopped = True
@@ -151,8 +180,8 @@ class OutcomeWriter:
         while not self._stopped:
             await self._wake.wait()
             self._wake.clear()
-            if not self._closing and 0 < len(self._outcomes) < self._rows:
-                # company may come; a chunk that waits for its end is not kept waiting
+            if not self._hurry and 0 < len(self._outcomes) < self._rows:
+                # company may come; a chunk that waits for its begin or end is not kept waiting
                 left = self._first + self._delay - time.monotonic()
                 if left > 0:
                     try:
@@ -167,7 +196,7 @@ class OutcomeWriter:
                 except Exception:  # a defect here must not end the only writer
                     log.exception("outcome writer stumbled")
                     await asyncio.sleep(RETRY_FIRST)
-                if len(self._outcomes) < self._rows and not self._closing:
+                if len(self._outcomes) < self._rows and not self._hurry:
                     break  # the few that came meanwhile wait for company, too
             if self._outcomes:
                 self._wake.set()
@@ -179,13 +208,19 @@ class OutcomeWriter:
         # a chunk closes with its last outcome, not before
         waiting = {outcome.chunk_id for outcome in self._outcomes}
         closing = [c for c in self._closing if c not in waiting]
+        taking = {c: self._taking.pop(c) for c in list(self._taking)[:TAKE_MAX]}
         finished, self._finished = self._finished, defaultdict(int)
         try:
-            lost, _ = await asyncio.gather(self._write(batch, closing), self._book(notes, finished))
+            lost, _ = await asyncio.gather(
+                self._write(batch, closing, taking), self._book(notes, finished)
+            )
         finally:
             self._unwritten -= len(batch)
             if self._unwritten < self._most:
                 self._room.set()
+            for said in taking.values():
+                if not said.done():
+                    said.set_exception(DatabaseUnavailable("the write failed"))
         if batch:
             WRITE.observe(time.monotonic() - first)
         if lost:
@@ -200,25 +235,47 @@ class OutcomeWriter:
             if not done.done():
                 done.set_result(None)
 
-    async def _write(self, batch: Sequence[Outcome], closing: Sequence[int]) -> set[int]:
+    @property
+    def _hurry(self) -> bool:
+        return bool(self._closing or self._taking)
+
+    async def _write(
+        self,
+        batch: Sequence[Outcome],
+        closing: Sequence[int],
+        taking: Mapping[int, asyncio.Future[bool]] = MappingProxyType({}),
+    ) -> set[int]:
         """The ids no longer ours. A database that is away is waited for: outcomes must not get lost
-        while their leases hold; a lease that ran out is settled by the reconciler."""
-        if not batch and not closing:
-            return set()
-        loop = asyncio.get_running_loop()
+        while their leases hold; a lease that ran out is settled by the reconciler. Who takes a chunk
+        is told at once."""
         pause = RETRY_FIRST
-        while True:
+        while batch or closing or taking:
+            chunks = self._taker(list(taking)) if taking else None
             try:
-                return await loop.run_in_executor(
-                    self._executor, self._spool.outcomes, batch, closing
-                )
+                turn = await self._in_thread(batch, closing, chunks)
             except DatabaseUnavailable as error:
-                log.error("outcomes wait for the database", error=str(error), rows=len(batch))
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, RETRY_MAX)
-            except Exception:
-                log.exception("outcomes refused by the spool", rows=len(batch))
-                return await self._one_by_one(batch, closing)
+                _tell(taking, error)
+                taking = {}
+                if batch or closing:
+                    log.error("outcomes wait for the database", error=str(error), rows=len(batch))
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, RETRY_MAX)
+            except Exception as error:
+                log.exception("refused by the spool", outcomes=len(batch), taking=len(taking))
+                _tell(taking, error)
+                return await self._one_by_one(batch, closing) if batch or closing else set()
+            else:
+                for chunk_id, said in taking.items():
+                    if not said.done():
+                        said.set_result(chunk_id in turn.taken)
+                return turn.lost
+        return set()
+
+    async def _in_thread(
+        self, batch: Sequence[Outcome], closing: Sequence[int], taking: Taking | None
+    ) -> Turn:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, self._spool.turn, batch, closing, taking)
 
     async def _one_by_one(self, batch: Sequence[Outcome], closing: Sequence[int]) -> set[int]:
         """One bad outcome must not take the others with it."""
