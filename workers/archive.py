@@ -22,6 +22,7 @@ from mailweir.contracts.route import Orders
 from mailweir.plumbing.clock import Clock
 from workers.connections import Connections
 from workers.delivery.destinations import Destinations, DnsTrouble, NoMail
+from workers.delivery.owner import PlainOwner
 from workers.delivery.transport import Transport
 from workers.delivery.types import Envelope, Result
 from workers.engine_run import Ready, Run
@@ -91,10 +92,10 @@ class Archive:
         end = time.monotonic() + self.wait
         left = len(some)
 
-        async def before_body(_: Envelope) -> bool:
+        async def token(_: Envelope) -> bool:
             return await self._token(ask, end)
 
-        def on_result(result: Result) -> None:
+        def ended(result: Result) -> None:
             nonlocal left
             left -= 1
             COPIES.labels("sent" if result.accepted else "failed").inc()
@@ -112,8 +113,7 @@ class Archive:
                     [replace(r.envelope, mail_from="", rcpt=address) for r in some],
                     provider=provider,
                     tls=tls_mode(run.policy, source, provider, some[0].work.orders),
-                    before_body=before_body,
-                    on_result=on_result,
+                    owner=PlainOwner(ended, token),
                     max_connections=1,
                 )
         if left:

@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Protocol
@@ -31,12 +31,14 @@ from workers.campaigns import Campaigns, name_of
 from workers.connections import Connections
 from workers.delivery.destinations import Destinations, DnsTrouble, NoMail
 from workers.delivery.http_api import KINDS as HTTP_KINDS
+from workers.delivery.owner import Owner
 from workers.delivery.transport import MAILS_PER_OPENING
 from workers.delivery.types import Destination, Envelope, Result
 from workers.engine_compose import Composer, NotReady
 from workers.engine_gate import SHORT_WAIT, Gate
-from workers.engine_purse import Purse, Refusal
+from workers.engine_purse import Purse
 from workers.engine_run import WAIT_AGAIN, Ready, Run
+from workers.engine_talk import Talk
 from workers.engine_views import Views
 from workers.ledger import uncertain_before
 from workers.patience import Patience
@@ -47,9 +49,6 @@ from workers.throttle.layers import Ask, layers_for
 from workers.writer import Writer
 
 log = structlog.get_logger(__name__)
-
-NO_CONNECTION_WAIT = 2.0
-"""Real seconds a job stays away when other workers have all connections its site may have."""
 
 CHUNKS = Counter("mailweir_chunks_total", "Chunks, by what became of them.", ["what"])
 
@@ -65,11 +64,8 @@ class Deliver(Protocol):
         *,
         provider: Provider,
         tls: str,
-        before_body: Callable[[Envelope], Awaitable[bool]],
-        on_result: Callable[[Result], None],
+        owner: Owner,
         max_connections: int,
-        before_dial: Callable[[Sequence[Envelope]], Awaitable[bool]] | None = None,
-        crowded: Callable[[Sequence[Envelope]], None] | None = None,
         patience: Patience | None = None,
     ) -> None:
         """See :class:`workers.delivery.transport.Transport`."""
@@ -325,63 +321,15 @@ class Engine:
             if allowed:
                 await self._converse(run, destination, tls, some, allowed)
                 return
-        self._crowded(run, [ready.envelope for ready in some])
-
-    def _crowded(self, run: Run, envelopes: Sequence[Envelope]) -> None:
-        """Every connection their site may have is at work."""
-        for envelope in envelopes:
-            wait = NO_CONNECTION_WAIT * self.parts.clock.rate
-            run.hold(envelope.job_id, wait, f"throttle: connections of {run.source.name}")
+        run.crowded([ready.envelope for ready in some])
 
     async def _converse(
         self, run: Run, destination: Destination, tls: str, some: list[Ready], connections: int
     ) -> None:
-        vetted: dict[int, float] = {}  # job -> when it was told that it may go
-
-        async def vet(job_id: int) -> None:
-            """Whether it may go, long before its turn: it has not begun."""
-            if await self._may_go(run, job_id, begins=False):
-                vetted[job_id] = time.monotonic()
-
-        if not await self.parts.gate.admit(some[0].purse, lambda: self._starts(run)):
-            # no token soon: most will be held, and nobody is dialled for them
-            await asyncio.gather(*(vet(ready.work.job.id) for ready in some))
-            some = [ready for ready in some if ready.work.job.id in vetted]
-            if not some:
-                return
-
-        async def before_body(envelope: Envelope) -> bool:
-            since = vetted.pop(envelope.job_id, None)
-            if since is not None and time.monotonic() - since < SHORT_WAIT:
-                ready = run.ready[envelope.job_id]
-                await self.parts.gate.begin(ready.work.job, ready.purse)
-                run.began[envelope.job_id] = self.parts.clock.now()
-                return True
-            return await self._may_go(run, envelope.job_id)
-
-        asked = time.monotonic()
-
-        async def before_dial(waiting: Sequence[Envelope]) -> bool:
-            if time.monotonic() - asked < SHORT_WAIT:
-                return True
-            purses = {run.ready[envelope.job_id].purse for envelope in waiting}
-            if not any([await self.parts.gate.shut(purse) for purse in purses]):
-                return True
-            await asyncio.gather(*(vet(envelope.job_id) for envelope in waiting))
-            return any(envelope.job_id in vetted for envelope in waiting)
-
-        archived = any(ready.work.orders.archive for ready in some)
-        told, site = self.parts.connections.told, destination.site
-
-        def on_result(result: Result) -> None:
-            run.settle(result)
-            if result.accepted:
-                told(run.source.name, site, True)
-                if archived and run.ready[result.job_id].work.orders.archive:
-                    run.copies.append(run.ready[result.job_id])
-            elif result.error is not None and result.error != CUT:
-                told(run.source.name, site, False)
-
+        talk = Talk(self.parts, run, destination.site, some, lambda: self._starts(run))
+        some = await talk.admitted()
+        if not some:
+            return
         try:
             await self.parts.transport.deliver(
                 run.source,
@@ -389,38 +337,13 @@ class Engine:
                 [ready.envelope for ready in some],
                 provider=some[0].provider,
                 tls=tls,
-                before_body=before_body,
-                on_result=on_result,
+                owner=talk,
                 max_connections=connections,
-                before_dial=before_dial,
-                crowded=lambda envelopes: self._crowded(run, envelopes),
                 patience=run.patience,
             )
         except Exception as error:
             log.exception("transport failed", chunk=run.chunk.id, site=destination.site)
             self._cut(run, error, {ready.work.job.id for ready in some})
-
-    async def _may_go(self, run: Run, job_id: int, *, begins: bool = True) -> bool:
-        """Asked right before RCPT. A job that may not go has its outcome when this returns False."""
-        await self.parts.writer.room()
-        ready = run.ready[job_id]
-        if job_id not in run.pending:
-            return False
-        if not self._starts(run):
-            run.give_back(job_id, "the worker starts no more jobs of this chunk")
-            return False
-        job = ready.work.job
-        if job.expires_at is not None and self.parts.clock.now() >= job.expires_at:
-            run.refuse(job_id, Refusal(State.EXPIRED, None, "expired before it could be sent"))
-            return False
-        gate = self.parts.gate
-        refusal = await gate.enter(job, ready.purse, lambda: self._starts(run), marks=begins)
-        if refusal is not None:
-            run.refuse(job_id, refusal)
-            return False
-        if begins:
-            run.began[job_id] = self.parts.clock.now()
-        return True
 
     def _starts(self, run: Run) -> bool:
         limit = self.parts.settings.worker.chunk_seconds

@@ -1,9 +1,10 @@
-"""The gate each mail passes right before its recipient is named: suppression, tokens, the mark.
+"""The gate each mail passes right before its recipient is named: suppression and tokens; and the mark.
 
 Suppression and tokens are asked for all mails of a chunk that share their limits (a :class:`Purse`), and
 asked again when the answer is old. Whoever arrives in one turn of the loop, from whichever chunk,
-shares the round trips; then those that may go are marked *in data*, one by one and no sooner. A mail
-that must wait longer than a worker may wait goes back with the exact time and the layer that binds.
+shares the round trips. A mail that must wait longer than a worker may wait goes back with the exact time
+and the layer that binds. One that begins is marked *in data*, one by one and no sooner, while its commands
+are under way; its content waits for the mark.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ BLIND_WAIT = 5.0
 _NEVER: tuple[float, str | None] = (-math.inf, None)
 
 GATED = Counter("mailweir_gate_total", "Mails at the gate, by what was said.", ["said"])
+_PASSED = GATED.labels("passed")
 
 
 class Gate:
@@ -81,18 +83,32 @@ class Gate:
         self._arrived: list[Entry] = []
         self._flushing: asyncio.Task[None] | None = None
         self._marked: set[int] = set()  # chunks whose marks have an expiry
+        self._marking: list[tuple[int, int]] = []  # chunk and job of those that begin in this turn
+        self._marks_said: asyncio.Future[None] | None = None
         self._returning: set[asyncio.Task[None]] = set()
 
-    async def enter(
-        self, job: Job, purse: Purse, may_wait: Callable[[], bool], *, marks: bool = True
-    ) -> Refusal | None:
-        """None: go now. Waits for a token as long as allowed; ``may_wait`` is asked before each wait.
-        Not ``marks``: it has its token, and :meth:`begin` comes when its turn does."""
+    def at_once(self, job: Job, purse: Purse) -> bool:
+        """Let a mail go now, where its chunk was asked about lately and holds a token; else :meth:`enter`
+        knows."""
+        if purse.left <= 0:
+            return False
+        asked, reason = purse.cleared.get(job.id, _NEVER)
+        if reason is not None or asked <= time.monotonic() - CLEARED_FOR:
+            return False
+        if self._clock.now() > purse.good_until:
+            return False
+        purse.left -= 1
+        purse.jobs.pop(job.id, None)
+        _PASSED.inc()
+        return True
+
+    async def enter(self, job: Job, purse: Purse, may_wait: Callable[[], bool]) -> Refusal | None:
+        """None: go now. Waits for a token as long as allowed; ``may_wait`` is asked before each wait."""
         end = time.monotonic() + self._max_wait
         waited, paid = False, None
         while True:
             said: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
-            entry = Entry(job, purse, said, waited, marks, paid)
+            entry = Entry(job, purse, said, waited, paid)
             waited = True
             self._arrived.append(entry)
             if self._flushing is None:
@@ -130,9 +146,21 @@ class Gate:
         GATED.labels("held").inc()
         return Refusal(State.HELD, place, f"throttle: {purse.layer or 'its turn'}")
 
-    async def begin(self, job: Job, purse: Purse) -> None:
-        """The turn of a mail has come that was let in without a mark."""
-        await self._mark([(purse.chunk_id, job.id)])
+    def mark(self, chunk_id: int, job_id: int) -> asyncio.Future[None]:
+        """A mail begins: from here on a crash makes it uncertain (N41). Done when it is booked, with those
+        that begin in the same turn of the loop; never fails."""
+        self._marking += ((chunk_id, job_id),)
+        if self._marks_said is None:
+            loop = asyncio.get_running_loop()
+            self._marks_said = loop.create_future()
+            loop.call_soon(self._send_marks)
+        return self._marks_said
+
+    def _send_marks(self) -> None:
+        said, self._marks_said = self._marks_said, None
+        marks, self._marking = self._marking, []
+        assert said is not None
+        self._later(self._mark(marks, said))
 
     async def admit(self, purse: Purse, may_wait: Callable[[], bool]) -> bool:
         """Whether anything may go: asked before a connection is opened, so that a path that must not be
@@ -255,13 +283,10 @@ class Gate:
                     # none: the tokens ran out while the list was asked, so it asks again at once
                     entry.place = purse.places.popleft() if purse.places else self._clock.now()
                     entry.answer(None)
-        if going:
-            if begin := [(e.purse.chunk_id, e.job.id) for e in going if e.marks]:
-                await self._mark(begin)
-            GATED.labels("passed").inc(len(going))
-            for entry in going:
-                entry.purse.jobs.pop(entry.job.id, None)
-                entry.answer(None)
+        _PASSED.inc(len(going))
+        for entry in going:
+            entry.purse.jobs.pop(entry.job.id, None)
+            entry.answer(None)
 
     async def _clear(self, stale: list[Entry], purses: Iterable[Purse]) -> None:
         """Ask the suppression list for these mails, and for everybody still to come of their chunks."""
@@ -319,8 +344,7 @@ class Gate:
         self._returning.add(task)
         task.add_done_callback(self._returning.discard)
 
-    async def _mark(self, going: list[tuple[int, int]]) -> None:
-        """Book before the act: from here on a crash makes these jobs uncertain (N41)."""
+    async def _mark(self, going: list[tuple[int, int]], said: asyncio.Future[None]) -> None:
         marks: dict[int, list[int | str]] = defaultdict(list)
         now = f"{self._clock.now():.3f}"
         for chunk_id, job_id in going:
@@ -336,3 +360,6 @@ class Gate:
         except RedisError as error:
             # The reconciler counts every taken job as marked when it cannot read the marks.
             log.warning("mails not marked", error=type(error).__name__, mails=len(going))
+        finally:
+            if not said.done():
+                said.set_result(None)

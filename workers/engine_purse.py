@@ -64,14 +64,12 @@ class Purse:
 
 @dataclass(slots=True)
 class Entry:
-    """A mail at the gate: one question of it, until it is answered. ``marks``: what goes is marked *in
-    data* at once; else its turn comes later."""
+    """A mail at the gate: one question of it, until it is answered."""
 
     job: Job
     purse: Purse
     said: asyncio.Future[Refusal | None] = field(repr=False)
     waited: bool = False
-    marks: bool = True
     paid: Grant | None = None  # whose promised token is its own, from ``place`` on
     place: float = 0.0  # 0: it may go
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -33,6 +34,9 @@ PATH_HOLD_MAX = 3600.0
 """Policy seconds a path stays away at most because a reply named a time."""
 WAIT_AGAIN = 60.0
 """Policy seconds until a job is looked at again that waits for something an operator must mend."""
+
+NO_CONNECTION_WAIT = 2.0
+"""Real seconds a job stays away when other workers have all connections its site may have."""
 
 SECONDS = Histogram(
     "mailweir_attempt_seconds",
@@ -87,6 +91,12 @@ class Run:
     def hold(self, job_id: int, seconds: float, why: str) -> None:
         """The job waits so many policy seconds."""
         self._put(job_id, State.HELD, self.clock.now() + seconds, why)
+
+    def crowded(self, envelopes: Sequence[Envelope]) -> None:
+        """Every connection their site may have is at work."""
+        for envelope in envelopes:
+            wait = NO_CONNECTION_WAIT * self.clock.rate
+            self.hold(envelope.job_id, wait, f"throttle: connections of {self.source.name}")
 
     def bury(self, job_id: int, error: BaseException) -> None:
         """No code could handle it: kept and shown, and no other job is harmed."""

@@ -139,6 +139,11 @@ class Writer:
         if len(self._outcomes) == 1 or len(self._outcomes) >= self._rows:
             self._wake.set()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a mail may begin: see :meth:`room`."""
+        return self._unwritten < self._most
+
     async def room(self) -> None:
         """Wait while too many outcomes are not committed: a mail that begins now would be one more of
         which nobody knows if this process dies."""

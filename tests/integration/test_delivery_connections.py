@@ -16,6 +16,7 @@ from tests.services.postfix import make_certificate
 from tests.unit.delivery.scripted import Act, Answer, Scripted, offer
 from tests.unit.delivery.sending import Sender, hop, mail, mails
 from workers.delivery.connection import is_private
+from workers.delivery.owner import PlainOwner
 from workers.delivery.proxy import v2_header
 from workers.delivery.types import Destination, Envelope, Hop, Result
 
@@ -190,8 +191,7 @@ async def test_a_slow_next_envelope_does_not_delay_the_result_before_it() -> Non
             mails(2),
             provider=sender.provider,
             tls="none",
-            before_body=wait,
-            on_result=heard,
+            owner=PlainOwner(heard, wait),
             max_connections=1,
         )
     assert len(server.mails) == 2
@@ -207,8 +207,7 @@ async def test_cancelled_after_the_dot_is_uncertain() -> None:
                 mails(1),
                 provider=sender.provider,
                 tls="none",
-                before_body=lambda e: _yes(),
-                on_result=results.append,
+                owner=PlainOwner(results.append),
                 max_connections=1,
             )
         )
@@ -219,10 +218,6 @@ async def test_cancelled_after_the_dot_is_uncertain() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
     assert [r.uncertain for r in results] == [True]
-
-
-async def _yes() -> bool:
-    return True
 
 
 async def test_a_sick_host_loses_the_job_to_the_next_one_and_greylisting_does_not() -> None:

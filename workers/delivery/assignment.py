@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -13,15 +13,11 @@ from mailweir.mail.classify import classify
 from workers.delivery import conversation
 from workers.delivery.connection import ConnectFailed
 from workers.delivery.conversation import Step, hide
+from workers.delivery.owner import Owner
 from workers.delivery.pool import Place
-from workers.delivery.transaction import Broken, Take
+from workers.delivery.transaction import Broken
 from workers.delivery.types import Destination, Envelope, Hop, Result, TlsMode
 from workers.patience import Patience
-
-BeforeBody = Callable[[Envelope], Awaitable[bool]]
-OnResult = Callable[[Result], None]
-BeforeDial = Callable[[Sequence[Envelope]], Awaitable[bool]]
-Crowded = Callable[[Sequence[Envelope]], None]
 
 HOST_FAULTS = frozenset({"server_error", "network_error"})  # categories that blame one host
 
@@ -36,17 +32,12 @@ class Assignment:
         envelopes: Sequence[Envelope],
         provider: Provider,
         tls: TlsMode,
-        before_body: BeforeBody,
-        on_result: OnResult,
+        owner: Owner,
         conversations: bool,
-        *,
-        before_dial: BeforeDial | None = None,
-        crowded: Crowded | None = None,
         patience: Patience | None = None,
     ) -> None:
         self.conversations = conversations
-        self.before_dial = before_dial
-        self.crowded = crowded
+        self.owner = owner
         self.patience = patience
         self.lanes = 0  # that have a connection
         self.source = source
@@ -55,8 +46,6 @@ class Assignment:
         self.queue = deque(envelopes)
         self.provider = provider
         self.tls = tls
-        self.before_body = before_body
-        self.on_result = on_result
         self.envelopes = {envelope.job_id: envelope for envelope in envelopes}
         self.dead: dict[Hop, ConnectFailed | Broken | Result] = {}
         self.begun: dict[int, int] = {}
@@ -66,18 +55,6 @@ class Assignment:
     def alive(self) -> bool:
         """A host is left."""
         return any(hop not in self.dead for hop in self.hops)
-
-    def taker(self, hop: Hop) -> Take:
-        """Gives the next envelope that may go, as long as ``hop`` is worth it."""
-
-        async def take() -> Envelope | None:
-            while self.queue and hop not in self.dead:
-                envelope = self.queue.popleft()
-                if await self.before_body(envelope):
-                    return envelope
-            return None
-
-        return take
 
     def judge(self, hop: Hop, result: Result) -> None:
         """Pass a result on; but where 450 or 451 say that this host is sick (S35), try the next one."""
@@ -94,18 +71,18 @@ class Assignment:
                 return
         if self.dead:
             result = msgspec.structs.replace(result, layer="connection")
-        self.on_result(result)
+        self.owner.ended(result)
 
     def settle(
         self, envelope: Envelope, failed: ConnectFailed | Broken | Result | None, host: str
     ) -> None:
         """End an envelope by a connection-layer failure."""
         if isinstance(failed, Result):
-            self.on_result(msgspec.structs.replace(failed, job_id=envelope.job_id))
+            self.owner.ended(msgspec.structs.replace(failed, job_id=envelope.job_id))
             return
         if isinstance(failed, Broken):
             reply = failed.lost.reply
-            self.on_result(
+            self.owner.ended(
                 Result(
                     envelope.job_id,
                     failed.stage,
@@ -121,11 +98,11 @@ class Assignment:
         seconds = asyncio.get_running_loop().time() - self.started
         if failed is None:
             text = "no address of a family this source can use"
-            self.on_result(
+            self.owner.ended(
                 Result(envelope.job_id, "connect", None, text, host, seconds, error="unreachable")
             )
             return
-        self.on_result(
+        self.owner.ended(
             Result(
                 envelope.job_id,
                 failed.stage,
@@ -155,6 +132,45 @@ class Assignment:
         host = f"{hop.host}:{hop.port}" if hop else ""
         while self.queue:
             self.settle(self.queue.popleft(), failed, host)
+
+
+class Feed:
+    """A connection's part of an assignment, as long as its host is worth it."""
+
+    __slots__ = ("_hop", "_work")
+
+    def __init__(self, work: Assignment, hop: Hop) -> None:
+        self._work, self._hop = work, hop
+
+    def at_once(self) -> Envelope | None:
+        """See :class:`workers.delivery.transaction.Feed`."""
+        queue, owner, dead = self._work.queue, self._work.owner, self._work.dead
+        while queue and self._hop not in dead:
+            said = owner.at_once(queue[0])
+            if said is None:
+                return None
+            envelope = queue.popleft()
+            if said:
+                return envelope
+        return None
+
+    async def take(self) -> Envelope | None:
+        """See :class:`workers.delivery.transaction.Feed`."""
+        queue, owner, dead = self._work.queue, self._work.owner, self._work.dead
+        while queue and self._hop not in dead:
+            envelope = queue.popleft()
+            said = owner.at_once(envelope)
+            if said or (said is None and await owner.ask(envelope)):
+                return envelope
+        return None
+
+    def begins(self, envelope: Envelope) -> asyncio.Future[None] | None:
+        """See :class:`workers.delivery.transaction.Feed`."""
+        return self._work.owner.begins(envelope)
+
+    def ended(self, result: Result) -> None:
+        """See :class:`workers.delivery.transaction.Feed`."""
+        self._work.judge(self._hop, result)
 
 
 def _fits(hop: Hop, source: Source, provider: Provider) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
@@ -25,6 +25,7 @@ from mailweir.plumbing.secrets import Secrets, SecretUnavailable
 from mailweir.plumbing.settings import SmtpSettings
 from workers.delivery import http_requests
 from workers.delivery.conversation import encode, hide
+from workers.delivery.owner import Owner
 from workers.delivery.replies import printable
 from workers.delivery.types import Envelope, Result
 
@@ -57,8 +58,7 @@ class HttpApi:
         source: Source,
         envelopes: Sequence[Envelope],
         *,
-        before_body: Callable[[Envelope], Awaitable[bool]],
-        on_result: Callable[[Result], None],
+        owner: Owner,
         max_connections: int,
     ) -> None:
         """As :meth:`Transport.deliver`. After a 429 nothing more is asked: the rest ends like it."""
@@ -69,20 +69,24 @@ class HttpApi:
             while queue:
                 envelope = queue.popleft()
                 if stopped:
-                    on_result(self._result(source, envelope, stopped[0], 0.0))
+                    owner.ended(self._result(source, envelope, stopped[0], 0.0))
                     continue
-                if not await before_body(envelope):
+                said = owner.at_once(envelope)
+                if said is False or (said is None and not await owner.ask(envelope)):
                     continue
+                booked = owner.begins(envelope)
+                if booked is not None:
+                    await asyncio.shield(booked)
                 begun = time.monotonic()
                 try:
                     answer = await self._send(source, envelope)
                 except asyncio.CancelledError:
                     cut = _Answer("dot", None, "cut by us while the API was asked", "closed", True)
-                    on_result(self._result(source, envelope, cut, time.monotonic() - begun))
+                    owner.ended(self._result(source, envelope, cut, time.monotonic() - begun))
                     raise
                 if answer.retry_after is not None or answer.stage == "auth":
                     stopped.append(answer)
-                on_result(self._result(source, envelope, answer, time.monotonic() - begun))
+                owner.ended(self._result(source, envelope, answer, time.monotonic() - begun))
 
         async with asyncio.TaskGroup() as group:
             for _ in range(max(1, min(max_connections, len(envelopes)))):

@@ -50,6 +50,10 @@ class PipelinedProtocol(SMTPProtocol):
         # one entry per reply owed: None queues it for reply(), a callable gets it at once
         self._owed: deque[Callable[[Reply], None] | None] = deque((None,))  # the greeting
         self._waiter: asyncio.Future[None] | None = None
+        self._due = 0.0  # loop time by which what is waited for must have come
+        self._within = 0.0  # seconds that were allowed
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._settling = 0  # callables among the owed
 
     # --- events -----------------------------------------------------------------------------
@@ -96,6 +100,9 @@ class PipelinedProtocol(SMTPProtocol):
             self.failure = lost
             if self.transport is not None:
                 cast(asyncio.WriteTransport, self.transport).abort()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
             if self.on_lost is not None:
                 self.on_lost()
         self._wake()
@@ -111,6 +118,10 @@ class PipelinedProtocol(SMTPProtocol):
             await self._change(within)
         return self._replies.popleft()
 
+    def reply_at_once(self) -> Reply | None:
+        """The next queued reply, if it is there."""
+        return self._replies.popleft() if self._replies else None
+
     async def settled(self, within: float) -> None:
         """Until every reply owed to a callable has come. Raises :class:`SessionLost`."""
         while self._settling:
@@ -120,13 +131,30 @@ class PipelinedProtocol(SMTPProtocol):
         if self.failure is not None:
             raise self.failure
         waiter = self._waiter = self._loop.create_future()
-        lost = SessionLost("timeout", f"no reply within {within:g} s")
-        timer = self._loop.call_later(within, self.fail, lost)
+        self._within, self._due = within, self._loop.time() + within
+        # one timer a session, looked at again when it ends: setting one for each wait costs more than it
+        if self._timer is None:
+            self._set_timer()
+        elif self._timer_at > self._due:
+            self._timer.cancel()
+            self._set_timer()
         try:
             await waiter
         finally:
-            timer.cancel()
             self._waiter = None
+
+    def _set_timer(self) -> None:
+        self._timer_at = self._due
+        self._timer = self._loop.call_at(self._due, self._late)
+
+    def _late(self) -> None:
+        self._timer = None
+        if self._waiter is None or self._waiter.done():
+            return  # the next wait sets it
+        if self._loop.time() < self._due:
+            self._set_timer()
+        else:
+            self.fail(SessionLost("timeout", f"no reply within {self._within:g} s"))
 
     def owe(self, count: int = 1, settle: Callable[[Reply], None] | None = None) -> None:
         """``count`` replies are expected for what is written next."""
@@ -134,6 +162,11 @@ class PipelinedProtocol(SMTPProtocol):
             self._owed.append(settle)
         if settle is not None:
             self._settling += count
+
+    @property
+    def paused(self) -> bool:
+        """The remote does not keep up with what was written."""
+        return bool(self._paused)
 
     @property
     def clean(self) -> bool:
@@ -154,27 +187,30 @@ class PipelinedProtocol(SMTPProtocol):
     # --- writing ----------------------------------------------------------------------------
     def send(self, data: bytes) -> None:
         """Hand bytes to the transport. Raises :class:`SessionLost`."""
+        self._usable().write(data)
+
+    def send_parts(self, parts: list[bytes]) -> None:
+        """The same for several, in one go."""
+        self._usable().writelines(parts)
+
+    def _usable(self) -> asyncio.WriteTransport:
         if self.failure is not None or self.transport is None:
             raise self.failure or SessionLost("closed", "not connected")
-        cast(asyncio.WriteTransport, self.transport).write(data)
+        return cast(asyncio.WriteTransport, self.transport)
 
-    async def send_body(self, data: bytes, within: float, last: Callable[[], None]) -> None:
-        """Write a body in slices, each ``within`` so many seconds; ``last`` is called right before the
-        slice that holds its end goes out (what is answered earlier is an answer to nothing)."""
-        size = len(data)
+    async def send_slices(self, data: bytes, within: float) -> bytes:
+        """Write all but the last slice of a body, each ``within`` so many seconds; what is left of it, which
+        ends it and may go out together with what follows."""
+        self._usable()
         start = 0
-        while size - start > SLICE:
+        while len(data) - start > SLICE:
             self.send(data[start : start + SLICE])
             start += SLICE
-            await self._drained(within)
-        if self.failure is not None:
-            raise self.failure  # before ``last``: what has not been written is not uncertain
-        last()
-        self.send(data[start:] if start else data)
-        if self._paused:
-            await self._drained(within)
+            await self.drained(within)
+        return data[start:] if start else data
 
-    async def _drained(self, within: float) -> None:
+    async def drained(self, within: float) -> None:
+        """Until the remote keeps up again; at once where it does."""
         if self._paused:
             try:
                 async with asyncio.timeout(within):

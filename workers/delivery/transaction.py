@@ -1,16 +1,17 @@
 """Mails over one connection, pipelined: MAIL, RCPT, DATA in one flight, and the next mail's flight
 right behind the body before it, so that a mail costs one round trip (RFC 2920).
 
-The order of a mail: ``take`` gives an envelope that may go (suppression asked, tokens taken); its
-commands go out; its body follows only after MAIL, RCPT and DATA were all accepted; the reply to the
-final dot settles it the moment it arrives, whatever the next envelope still waits for.
+The order of a mail: the feed gives an envelope that may go (suppression asked, tokens taken); its
+commands go out while it is booked as *in data*; its body follows only after MAIL, RCPT and DATA were all
+accepted and it is booked; the reply to the final dot settles it the moment it arrives, whatever the next
+envelope still waits for.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from mailweir.contracts.ids import format_id
 from mailweir.plumbing.settings import SmtpSettings
@@ -18,11 +19,30 @@ from workers.delivery import conversation
 from workers.delivery.connection import Connection
 from workers.delivery.conversation import MAX_LINE, hide, mask_address, names
 from workers.delivery.replies import Reply
-from workers.delivery.smtp import SessionLost
+from workers.delivery.smtp import SLICE, SessionLost
 from workers.delivery.types import Envelope, Result
 
-Take = Callable[[], Awaitable[Envelope | None]]
-OnResult = Callable[[Result], None]
+END = b".\r\n"
+
+
+class Feed(Protocol):
+    """Where a connection's mails come from and their results go."""
+
+    def at_once(self) -> Envelope | None:
+        """The next envelope that may go, where that needs no waiting; None: :meth:`take` knows."""
+        ...
+
+    async def take(self) -> Envelope | None:
+        """The next envelope that may go, None when there is none for this connection."""
+        ...
+
+    def begins(self, envelope: Envelope) -> asyncio.Future[None] | None:
+        """Its commands go out; its body follows only when the future is done."""
+        ...
+
+    def ended(self, result: Result) -> None:
+        """The fate of an envelope taken."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +64,11 @@ class Broken:
 class _Attempt:
     """One envelope on the wire."""
 
-    __slots__ = ("begun", "dot_sent", "envelope", "number", "stage", "steps")
+    __slots__ = ("begun", "booked", "dot_sent", "envelope", "number", "stage", "steps")
 
     def __init__(self, envelope: Envelope, begun: float, number: int) -> None:
         self.envelope = envelope
+        self.booked: asyncio.Future[None] | None = None  # the body waits for it
         self.number = number  # 1 for the first of the connection
         self.begun = begun
         self.dot_sent = False
@@ -59,21 +80,22 @@ class Mailer:
     """Sends envelopes over one connection until there are none or the connection has had enough."""
 
     def __init__(
-        self,
-        connection: Connection,
-        settings: SmtpSettings,
-        take: Take,
-        on_result: OnResult,
-        budget: int,
+        self, connection: Connection, settings: SmtpSettings, feed: Feed, budget: int
     ) -> None:
         self._connection = connection
         self._protocol = connection.protocol
         self._settings = settings
-        self._take = take
-        self._on_result = on_result
+        self._feed = feed
         self._budget = budget
         self._clock = asyncio.get_running_loop().time
         self._chunking = connection.chunking and settings.chunking
+        self._timeouts = {
+            "rset": settings.mail,
+            "mail": settings.mail,
+            "rcpt": settings.rcpt,
+            "data": settings.data,
+        }
+        self._out: list[bytes] = []  # written together
         self._current: _Attempt | None = None  # its commands went out, its body did not
         self._body: _Attempt | None = None  # its final dot went out, the reply has not come
 
@@ -90,6 +112,8 @@ class Mailer:
                     await self._send_body(attempt)
                 self._current = None
                 await self._begin()
+                if self._protocol.paused:
+                    await self._protocol.drained(self._settings.block)
                 await self._protocol.settled(self._settings.dot)
         except SessionLost as lost:
             behind = self._abandon_body(lost)
@@ -104,11 +128,15 @@ class Mailer:
 
     # --- one envelope -----------------------------------------------------------------------
     async def _begin(self) -> None:
-        """Take the next envelope that this host can take, and write its commands."""
+        """Take the next envelope that this host can take, and write its commands, together with the body
+        before it where nobody must be asked first."""
         while self._budget > 0:
-            envelope = await self._take()
+            envelope = self._feed.at_once()
             if envelope is None:
-                return
+                self._flush()
+                envelope = await self._feed.take()
+                if envelope is None:
+                    return
             self._budget -= 1
             attempt = _Attempt(envelope, self._clock(), self._connection.mails + 1)
             problem = self._cannot(envelope)
@@ -117,11 +145,19 @@ class Mailer:
                 continue
             self._current = attempt
             self._connection.mails += 1
+            attempt.booked = self._feed.begins(envelope)
             if self._connection.pipelining:
-                self._write_flight(attempt)
-            else:
+                self._add_flight(attempt)
+            self._flush()
+            if not self._connection.pipelining:
                 await self._protocol.settled(self._settings.dot)
             return
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._out:
+            parts, self._out = self._out, []
+            self._protocol.send_parts(parts)
 
     def _cannot(self, envelope: Envelope) -> tuple[int, str] | None:
         """Code and text of a refusal of our own: what the host said it cannot take, not even tried."""
@@ -151,25 +187,36 @@ class Mailer:
             options += f" RET=HDRS ENVID={format_id(envelope.job_id)}"
         return f"MAIL FROM:<{envelope.mail_from}>{options}", f"RCPT TO:<{envelope.rcpt}>"
 
-    def _write_flight(self, attempt: _Attempt) -> None:
+    def _add_flight(self, attempt: _Attempt) -> None:
         mail, rcpt = self._commands(attempt.envelope)
         reset = self._connection.need_rset
         self._connection.need_rset = False
         data = "" if self._chunking else "DATA\r\n"
         flight = f"{mail}\r\n{rcpt}\r\n{data}".encode()
         self._protocol.owe(3 + reset - self._chunking)
-        self._protocol.send(b"RSET\r\n" + flight if reset else flight)
-        self._note(attempt, ">", mail)
-        self._note(attempt, ">", f"RCPT TO:<{mask_address(attempt.envelope.rcpt)}>")
+        self._out.append(b"RSET\r\n" + flight if reset else flight)
+        now = attempt.begun
+        attempt.steps += (
+            (now, ">", mail),
+            (now, ">", f"RCPT TO:<{mask_address(attempt.envelope.rcpt)}>"),
+        )
         if data:
-            self._note(attempt, ">", "DATA")
+            attempt.steps.append((now, ">", "DATA"))
         if reset:
             attempt.stage = "rset"
 
     async def _agreed(self, attempt: _Attempt) -> bool:
-        """MAIL, RCPT and DATA accepted: the body may go. Else the envelope is settled."""
+        """MAIL, RCPT and DATA accepted, and the mail booked: the body may go. Else the envelope is
+        settled."""
         if not self._connection.pipelining:
-            return await self._agreed_step_by_step(attempt)
+            agreed = await self._agreed_step_by_step(attempt)
+        else:
+            agreed = await self._agreed_in_flight(attempt)
+        if agreed and attempt.booked is not None and not attempt.booked.done():
+            await asyncio.shield(attempt.booked)  # others wait for it, too
+        return agreed
+
+    async def _agreed_in_flight(self, attempt: _Attempt) -> bool:
         if attempt.stage == "rset":
             await self._answer(attempt, "rset")
         mail = await self._answer(attempt, "mail")
@@ -183,7 +230,7 @@ class Mailer:
             if data.code == 354 and not accepted:
                 # RFC 2920 3.1: it opened its ears with nobody to hear; a lone dot ends that
                 self._protocol.owe()
-                self._protocol.send(b".\r\n")
+                self._protocol.send(END)
                 await self._protocol.reply(self._settings.dot)
                 open_transaction = False
             elif accepted and data.code != 354:
@@ -217,39 +264,45 @@ class Mailer:
     async def _answer(self, attempt: _Attempt, stage: str) -> Reply:
         """The reply to a command, refused where no server may say such a thing there."""
         attempt.stage = stage
-        limits = self._settings
-        timeout = {"rcpt": limits.rcpt, "data": limits.data}.get(stage, limits.mail)
-        reply = await self._protocol.reply(timeout)
-        self._note(attempt, "<", reply.text)
+        reply = self._protocol.reply_at_once() or await self._protocol.reply(self._timeouts[stage])
+        attempt.steps.append((self._clock(), "<", reply.text))
         code = reply.code
-        if code == 421 or code == 221:
+        if code == 354 if stage == "data" else code < 300:
+            if code != 221:
+                return reply
+            raise SessionLost("closed", reply.text, reply)
+        if code == 421:
             raise SessionLost("closed", reply.text, reply)
         if stage == "rset" and code >= 400:
             raise SessionLost("closed", f"RSET refused: {reply.text}")  # a fresh session then
-        good = code == 354 if stage == "data" else code < 300
-        if not good and code < 400:
+        if code < 400:
             lost = SessionLost("malformed", f"unexpected reply at {stage}: {reply.text}")
             self._protocol.fail(lost)
             raise lost
         return reply
 
     async def _send_body(self, attempt: _Attempt) -> None:
+        """Write a body but for its end, which goes out with what follows."""
         attempt.stage = "dot"
         envelope = attempt.envelope
         if self._chunking:
             size = len(envelope.data)
-            body = b"BDAT %d LAST\r\n" % size + envelope.data
-            self._note(attempt, ">", f"BDAT {size} LAST")
+            self._out.append(b"BDAT %d LAST\r\n" % size)
+            body, shown = envelope.data, f"BDAT {size} LAST"
         else:
             body = envelope.stuffed()
-            self._note(attempt, ">", f"({len(body) - 3} bytes) .")
-
-        def last() -> None:
-            attempt.dot_sent = True
-            self._body, self._current = attempt, None
-            self._protocol.owe(settle=self._on_dot)
-
-        await self._protocol.send_body(body, self._settings.block, last)
+            shown = f"({len(body)} bytes) ."
+        self._note(attempt, ">", shown)
+        if len(body) > SLICE:
+            self._flush()
+        rest = await self._protocol.send_slices(body, self._settings.block)
+        # from here on it may be out, since its end is written before anybody waits again
+        attempt.dot_sent = True
+        self._body, self._current = attempt, None
+        self._protocol.owe(settle=self._on_dot)
+        self._out.append(rest)
+        if not self._chunking:
+            self._out.append(END)
 
     def _on_dot(self, reply: Reply) -> None:
         attempt, self._body = self._body, None
@@ -295,7 +348,7 @@ class Mailer:
         error: str | None = None,
     ) -> None:
         connection = self._connection
-        self._on_result(
+        self._feed.ended(
             Result(
                 attempt.envelope.job_id,
                 stage,

@@ -6,20 +6,15 @@ import asyncio
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 
 from mailweir.contracts.policy import Provider, Source
 from mailweir.plumbing.secrets import Secrets
 from mailweir.plumbing.settings import Settings
-from workers.delivery.assignment import (
-    Assignment,
-    BeforeBody,
-    BeforeDial,
-    Crowded,
-    OnResult,
-)
+from workers.delivery.assignment import Assignment, Feed
 from workers.delivery.connection import ConnectFailed, Connection, Dial, dial
 from workers.delivery.http_api import KINDS, HttpApi
+from workers.delivery.owner import Owner, PlainOwner
 from workers.delivery.pool import OnChange, Pool
 from workers.delivery.transaction import Broken, Mailer
 from workers.delivery.types import Destination, Envelope, Hop, TlsMode
@@ -70,24 +65,16 @@ class Transport:
         *,
         provider: Provider,
         tls: str,
-        before_body: BeforeBody,
-        on_result: OnResult,
+        owner: Owner,
         max_connections: int,
-        before_dial: BeforeDial | None = None,
-        crowded: Crowded | None = None,
         patience: Patience | None = None,
     ) -> None:
         """Send the envelopes, over at most ``max_connections`` connections at once (and never more open
         to the site than the source's or provider's number).
 
-        ``before_body`` is awaited right before an envelope's commands are written, again each time it
-        must begin anew on another connection; False skips it without a result. ``on_result`` is called
-        exactly once for every other envelope, as soon as its fate is known. Nothing a remote does is
-        raised; what the callbacks raise is.
-
-        ``before_dial`` is awaited before each connection is opened, with those who wait for it: False
-        where none may go any more, and each has been dealt with. ``crowded`` gets those for whom no
-        connection came free within ``patience``.
+        The owner is asked before each and told of each end. Nothing a remote does is raised; what the
+        owner raises is. Those for whom no connection came free within ``patience`` are handed back to it
+        as ``crowded``.
         """
         if not envelopes:
             return
@@ -95,8 +82,7 @@ class Transport:
             await self._http.deliver(
                 source,
                 envelopes,
-                before_body=before_body,
-                on_result=on_result,
+                owner=owner,
                 max_connections=min(max_connections, source.connections or provider.connections),
             )
             return
@@ -106,12 +92,9 @@ class Transport:
             envelopes,
             provider,
             TlsMode(tls),
-            before_body,
-            on_result,
+            owner,
             self._settings.conversation,
-            before_dial=before_dial,
-            crowded=crowded,
-            patience=patience,
+            patience,
         )
         try:
             first = await self._connect(work)
@@ -135,13 +118,8 @@ class Transport:
         self, source: Source, destination: Destination, *, provider: Provider, tls: str, count: int
     ) -> int:
         """Open up to ``count`` idle connections ahead of traffic; returns how many are there."""
-
-        async def nothing(_: Envelope) -> bool:
-            return False
-
-        work = Assignment(
-            source, destination, (), provider, TlsMode(tls), nothing, lambda _: None, False
-        )
+        nobody = PlainOwner(lambda _: None)
+        work = Assignment(source, destination, (), provider, TlsMode(tls), nobody, False)
         opened: list[tuple[Dial, Connection]] = []
         for _ in range(min(count, self._limit(work))):
             found = await self._connect(work)
@@ -184,9 +162,7 @@ class Transport:
             work.lanes += 1
             budget = work.provider.per_connection - connection.mails
             hop = connection.dial.hop
-            mailer = Mailer(
-                connection, self._settings, work.taker(hop), partial(work.judge, hop), budget
-            )
+            mailer = Mailer(connection, self._settings, Feed(work, hop), budget)
             broken = None
             try:
                 broken = await mailer.run()
@@ -256,8 +232,8 @@ class Transport:
                 async with asyncio.timeout(work.patience.left):
                     return await enter
         except TimeoutError:
-            if not work.lanes and work.crowded is not None:
-                work.crowded(list(work.queue))
+            if not work.lanes:
+                work.owner.crowded(list(work.queue))
                 work.queue.clear()
             raise _LaneEnds from None
 
@@ -266,7 +242,7 @@ class Transport:
         """Raises :class:`_LaneEnds` where there is nothing to dial for any more."""
         if work.envelopes and not work.queue:
             raise _LaneEnds
-        if work.before_dial is not None and not await work.before_dial(list(work.queue)):
+        if work.envelopes and not await work.owner.before_dial(list(work.queue)):
             work.queue.clear()
             raise _LaneEnds
 

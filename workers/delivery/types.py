@@ -64,13 +64,13 @@ class Envelope:
             self.smtputf8 = True
 
     def stuffed(self) -> bytes:
-        """The bytes after DATA: dots doubled at line starts, the final dot included (RFC 5321 4.5.2)."""
+        """The bytes after DATA, dots doubled at line starts (RFC 5321 4.5.2), without the final dot."""
         data = self.data
         if _DOT_LINE.search(data):
             data = data.replace(b"\r\n.", b"\r\n..")
         if data.startswith(b"."):
             data = b"." + data
-        return data + b".\r\n"
+        return data
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 from mailweir.contracts.policy import Provider, Source
 from mailweir.plumbing.secrets import Secrets
 from mailweir.plumbing.settings import Settings
+from workers.delivery.owner import PlainOwner
 from workers.delivery.transport import Transport
 from workers.delivery.types import Destination, Envelope, Hop, Result
 
@@ -76,8 +77,7 @@ class Sender:
             envelopes,
             provider=self.provider,
             tls=tls,
-            before_body=before_body,
-            on_result=results.append,
+            owner=PlainOwner(results.append, before_body),
             max_connections=connections,
         )
         ids = [result.job_id for result in results]

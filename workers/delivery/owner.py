@@ -1,0 +1,60 @@
+"""Whose mails a delivery carries: asked before each of them begins, told how each of them ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from workers.delivery.types import Envelope, Result
+
+
+class Owner:
+    """The seam between a transport and whoever uses it. What these methods raise ends the delivery.
+
+    Before an envelope's commands are written, and again each time it must begin anew on another
+    connection, :meth:`at_once` is asked, then, where it does not know, :meth:`ask`. One that may not go
+    gets no result: it has been dealt with.
+    """
+
+    def at_once(self, envelope: Envelope) -> bool | None:
+        """Whether it may go, where that is known without waiting; None: :meth:`ask`."""
+        return None
+
+    async def ask(self, envelope: Envelope) -> bool:
+        """Whether it may go."""
+        return True
+
+    def begins(self, envelope: Envelope) -> asyncio.Future[None] | None:
+        """Its commands go out. Its content follows only when the future is done: book before you act."""
+        return None
+
+    def ended(self, result: Result) -> None:
+        """Called exactly once for every envelope that was let go, as soon as its fate is known."""
+        raise NotImplementedError
+
+    async def before_dial(self, waiting: Sequence[Envelope]) -> bool:
+        """Asked before a connection is opened for those who wait for it; False where none of them may go
+        any more, and each has been dealt with."""
+        return True
+
+    def crowded(self, envelopes: Sequence[Envelope]) -> None:
+        """No connection came free for these in time: they are the owner's again."""
+
+
+class PlainOwner(Owner):
+    """An owner made of functions."""
+
+    def __init__(
+        self,
+        ended: Callable[[Result], None],
+        ask: Callable[[Envelope], Awaitable[bool]] | None = None,
+    ) -> None:
+        self._ended, self._ask = ended, ask
+
+    async def ask(self, envelope: Envelope) -> bool:
+        """See :class:`Owner`."""
+        return self._ask is None or await self._ask(envelope)
+
+    def ended(self, result: Result) -> None:
+        """See :class:`Owner`."""
+        self._ended(result)
