@@ -158,6 +158,8 @@ class Engine:
     def stop(self) -> None:
         """Start no more jobs; conversations go on."""
         self.stopping = True
+        for run in self.live.values():
+            run.stopped = True
 
     # --- steps ------------------------------------------------------------------------------
     async def _unread(self, chunk: Chunk, error: Exception) -> None:
@@ -209,6 +211,8 @@ class Engine:
             self.parts.campaigns,
             Patience(self.parts.settings.worker.chunk_wait),
             loaded.resent,
+            ends=time.monotonic() + self.parts.settings.worker.chunk_seconds,
+            stopped=self.stopping,
         )
 
     async def _turned_back(self, run: Run) -> bool:
@@ -241,21 +245,20 @@ class Engine:
                 self._no_destination(run, works, destination)
                 continue
             provider = self.parts.views.provider(run.policy, destination.provider)
+            manners = (
+                destination.site,
+                destination.demands,
+                provider.connections,
+                provider.per_connection,
+                provider.idle,
+                provider.ipv6,
+            )
             for work in works:
-                ready = self._ready(run, work, provider, loaded.envelopes[work.job.id])
                 tls = tls_mode(run.policy, run.source, provider, work.orders)
-                key = (
-                    destination.site,
-                    tls,
-                    destination.demands,
-                    provider.connections,
-                    provider.per_connection,
-                    provider.idle,
-                    provider.ipv6,
-                )
-                sites.setdefault(key, (destination, []))[1].append(ready)
+                site = sites.setdefault((tls, *manners), (destination, []))
+                site[1].append(self._ready(run, work, provider, loaded.envelopes[work.job.id]))
         async with asyncio.TaskGroup() as group:
-            for (_, mode, *_), (place, some) in sites.items():
+            for (mode, *_), (place, some) in sites.items():
                 group.create_task(self._deliver(run, place, str(mode), some))
 
     async def _resolve(
@@ -279,9 +282,10 @@ class Engine:
             name = name_of(job.tenant, job.meta.campaign)
             if (rate := self.parts.campaigns.slowed.get(name)) is not None:
                 slowed = (name, rate)
-        alike = (provider.name, work.pool, job.bucket, job.tenant, work.orders, slowed)
-        ask = run.asks.get(alike)
-        if ask is None:
+        # orders of one batch are one object
+        alike = (provider.name, work.pool, job.bucket, job.tenant, id(work.orders), slowed)
+        purse = run.alike.get(alike)
+        if purse is None:
             layers = layers_for(
                 run.policy,
                 run.snapshot,
@@ -295,10 +299,9 @@ class Engine:
                 worker=self.name,
                 slowed=slowed,
             )
-            ask = run.asks[alike] = Ask(run.source.name, provider.name, layers)
-        purse = run.purses.get(ask)
-        if purse is None:
-            purse = run.purses[ask] = Purse(ask, run.chunk.id, run.patience)
+            ask = Ask(run.source.name, provider.name, layers)
+            purse = run.purses.get(ask) or Purse(ask, run.chunk.id, run.patience)
+            run.alike[alike] = run.purses[ask] = purse
         purse.jobs[job.id] = job
         ready = Ready(work, envelope, provider, purse)
         run.ready[job.id] = ready
@@ -316,7 +319,7 @@ class Engine:
         want = min(cap, -(-len(some) // MAILS_PER_OPENING))
         self.parts.prewarm.note(source.name, some[0].work.job.domain, len(some))
         async with self.parts.connections.using(
-            source.name, destination.site, want, cap, SHORT_WAIT, lambda: self._starts(run)
+            source.name, destination.site, want, cap, SHORT_WAIT, run.starts
         ) as allowed:
             if allowed:
                 await self._converse(run, destination, tls, some, allowed)
@@ -326,7 +329,7 @@ class Engine:
     async def _converse(
         self, run: Run, destination: Destination, tls: str, some: list[Ready], connections: int
     ) -> None:
-        talk = Talk(self.parts, run, destination.site, some, lambda: self._starts(run))
+        talk = Talk(self.parts, run, destination.site, some)
         some = await talk.admitted()
         if not some:
             return
@@ -344,10 +347,6 @@ class Engine:
         except Exception as error:
             log.exception("transport failed", chunk=run.chunk.id, site=destination.site)
             self._cut(run, error, {ready.work.job.id for ready in some})
-
-    def _starts(self, run: Run) -> bool:
-        limit = self.parts.settings.worker.chunk_seconds
-        return not (self.stopping or run.stopped or time.monotonic() - run.started > limit)
 
     def _sandbox(self, run: Run) -> None:
         """Test mails end here: composed and signed like any other, never sent (P7)."""

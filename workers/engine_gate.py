@@ -19,18 +19,17 @@ from typing import Any
 import structlog
 from prometheus_client import Counter
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from mailweir.contracts.ids import made_at
 from mailweir.contracts.job import Job
 from mailweir.contracts.lifecycle import State
-from mailweir.plumbing import keys
 from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.database import DatabaseUnavailable
-from mailweir.plumbing.wire import Command, wire_of
+from mailweir.plumbing.wire import wire_of
 from suppression.guard import Ask as Question
 from suppression.guard import AsyncGuard
 from workers.engine_purse import Entry, Purse, Refusal
+from workers.marks import Booked, Marks
 from workers.policy import tokens
 from workers.throttle.types import Grant, Limiter
 
@@ -40,8 +39,6 @@ SHORT_WAIT = 0.25
 """Real seconds any mail may wait for its token; longer waits need one of the few places (below)."""
 LONG_WAIT_SHARE = 0.1
 """Share of the slots in which a longer wait may happen."""
-MARK_KEEP = 2 * 86400
-"""Real seconds a chunk's marks are kept at most."""
 CLEARED_FOR = 0.4
 """Real seconds an answer of the suppression list holds: a bounce recorded now stops every RCPT later
 than 1 s after (S60), of which the projection takes its part."""
@@ -54,7 +51,6 @@ BLIND_WAIT = 5.0
 _NEVER: tuple[float, str | None] = (-math.inf, None)
 
 GATED = Counter("mailweir_gate_total", "Mails at the gate, by what was said.", ["said"])
-_PASSED = GATED.labels("passed")
 
 
 class Gate:
@@ -82,9 +78,8 @@ class Gate:
         self._long_waits: dict[int, int] = defaultdict(int)  # chunk -> mails of it that wait long
         self._arrived: list[Entry] = []
         self._flushing: asyncio.Task[None] | None = None
-        self._marked: set[int] = set()  # chunks whose marks have an expiry
-        self._marking: list[tuple[int, int]] = []  # chunk and job of those that begin in this turn
-        self._marks_said: asyncio.Future[None] | None = None
+        self._passed = 0  # not in the metric yet
+        self._marks = Marks(self._wire, clock)
         self._returning: set[asyncio.Task[None]] = set()
 
     def at_once(self, job: Job, purse: Purse) -> bool:
@@ -99,7 +94,7 @@ class Gate:
             return False
         purse.left -= 1
         purse.jobs.pop(job.id, None)
-        _PASSED.inc()
+        self._passed += 1
         return True
 
     async def enter(self, job: Job, purse: Purse, may_wait: Callable[[], bool]) -> Refusal | None:
@@ -146,21 +141,9 @@ class Gate:
         GATED.labels("held").inc()
         return Refusal(State.HELD, place, f"throttle: {purse.layer or 'its turn'}")
 
-    def mark(self, chunk_id: int, job_id: int) -> asyncio.Future[None]:
-        """A mail begins: from here on a crash makes it uncertain (N41). Done when it is booked, with those
-        that begin in the same turn of the loop; never fails."""
-        self._marking += ((chunk_id, job_id),)
-        if self._marks_said is None:
-            loop = asyncio.get_running_loop()
-            self._marks_said = loop.create_future()
-            loop.call_soon(self._send_marks)
-        return self._marks_said
-
-    def _send_marks(self) -> None:
-        said, self._marks_said = self._marks_said, None
-        marks, self._marking = self._marking, []
-        assert said is not None
-        self._later(self._mark(marks, said))
+    def mark(self, chunk_id: int, job_id: int) -> Booked:
+        """A mail begins: from here on a crash makes it uncertain (N41)."""
+        return self._marks.add(chunk_id, job_id)
 
     async def admit(self, purse: Purse, may_wait: Callable[[], bool]) -> bool:
         """Whether anything may go: asked before a connection is opened, so that a path that must not be
@@ -194,7 +177,9 @@ class Gate:
 
     async def leave(self, chunk_id: int, purses: Iterable[Purse]) -> None:
         """The chunk is done: what it did not use goes back."""
-        self._marked.discard(chunk_id)
+        GATED.labels("passed").inc(self._passed)
+        self._passed = 0
+        self._marks.forget(chunk_id)
         for purse in purses:
             await self._return(purse)
 
@@ -283,7 +268,7 @@ class Gate:
                     # none: the tokens ran out while the list was asked, so it asks again at once
                     entry.place = purse.places.popleft() if purse.places else self._clock.now()
                     entry.answer(None)
-        _PASSED.inc(len(going))
+        self._passed += len(going)
         for entry in going:
             entry.purse.jobs.pop(entry.job.id, None)
             entry.answer(None)
@@ -343,23 +328,3 @@ class Gate:
         task = asyncio.create_task(work)
         self._returning.add(task)
         task.add_done_callback(self._returning.discard)
-
-    async def _mark(self, going: list[tuple[int, int]], said: asyncio.Future[None]) -> None:
-        marks: dict[int, list[int | str]] = defaultdict(list)
-        now = f"{self._clock.now():.3f}"
-        for chunk_id, job_id in going:
-            marks[chunk_id] += (job_id, now)
-        new = marks.keys() - self._marked
-        try:
-            commands: list[Command] = [
-                ("HSET", keys.in_data(c), *some) for c, some in marks.items()
-            ]
-            commands += [("EXPIRE", keys.in_data(c), MARK_KEEP) for c in new]
-            await self._wire.run(*commands)
-            self._marked |= new
-        except RedisError as error:
-            # The reconciler counts every taken job as marked when it cannot read the marks.
-            log.warning("mails not marked", error=type(error).__name__, mails=len(going))
-        finally:
-            if not said.done():
-                said.set_result(None)

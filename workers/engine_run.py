@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -73,12 +74,19 @@ class Run:
     patience: Patience
     resent: frozenset[int] = frozenset()  # jobs with an uncertain attempt behind them
     ready: dict[int, Ready] = field(default_factory=dict)
-    asks: dict[tuple[object, ...], Ask] = field(default_factory=dict)  # by what decides the layers
+    alike: dict[tuple[object, ...], Purse] = field(
+        default_factory=dict
+    )  # by what decides the layers
     purses: dict[Ask, Purse] = field(default_factory=dict)
     began: dict[int, float] = field(default_factory=dict)  # at the remote: policy time it began
     started: float = field(default_factory=time.monotonic)
+    ends: float = math.inf  # real monotonic time after which no more jobs are started
     stopped: bool = False  # start no more jobs
     copies: list[Ready] = field(default_factory=list)  # accepted by the remote, to be archived
+
+    def starts(self) -> bool:
+        """Whether jobs are still started."""
+        return not self.stopped and time.monotonic() < self.ends
 
     def refuse(self, job_id: int, refusal: Refusal) -> None:
         """Our own no: no attempt is spent."""

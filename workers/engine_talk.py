@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from mailweir.contracts.lifecycle import State
 from mailweir.plumbing.clock import Clock
 from workers.connections import Connections
-from workers.delivery.owner import Owner
+from workers.delivery.owner import Booked, Owner
 from workers.delivery.types import Envelope, Result
 from workers.engine_gate import SHORT_WAIT, Gate
 from workers.engine_purse import Refusal
@@ -35,24 +35,15 @@ class Parts(Protocol):
 class Talk(Owner):
     """The owner of these mails. A job that may not go has its outcome when it was told so."""
 
-    def __init__(
-        self,
-        parts: Parts,
-        run: Run,
-        site: str,
-        some: Sequence[Ready],
-        starts: Callable[[], bool],
-    ) -> None:
-        """``starts``: whether the chunk still starts jobs."""
+    def __init__(self, parts: Parts, run: Run, site: str, some: Sequence[Ready]) -> None:
         self._parts, self._run, self._site, self._some = parts, run, site, some
-        self._starts = starts
         self._told: dict[int, float] = {}  # job -> when it was told that it may go, before its turn
         self._archived = any(ready.work.orders.archive for ready in some)
         self._asked = time.monotonic()
 
     async def admitted(self) -> list[Ready]:
         """The mails for which a connection is worth opening."""
-        if await self._parts.gate.admit(self._some[0].purse, self._starts):
+        if await self._parts.gate.admit(self._some[0].purse, self._run.starts):
             return list(self._some)
         # no token soon: most will be held, and nobody is dialled for them
         await asyncio.gather(*(self._tell(ready.work.job.id) for ready in self._some))
@@ -80,12 +71,12 @@ class Talk(Owner):
         if envelope.job_id not in run.pending or self._refused(ready):
             return False
         job, purse = ready.work.job, ready.purse
-        refusal = await self._parts.gate.enter(job, purse, self._starts)
+        refusal = await self._parts.gate.enter(job, purse, run.starts)
         if refusal is not None:
             run.refuse(job.id, refusal)
         return refusal is None
 
-    def begins(self, envelope: Envelope) -> asyncio.Future[None]:
+    def begins(self, envelope: Envelope) -> Booked:
         """Marked *in data*."""
         self._run.began[envelope.job_id] = self._parts.clock.now()
         return self._parts.gate.mark(self._run.chunk.id, envelope.job_id)
@@ -124,7 +115,7 @@ class Talk(Owner):
     def _refused(self, ready: Ready) -> bool:
         """A job that may not start whatever the gate says; it has its outcome then."""
         job, run = ready.work.job, self._run
-        if not self._starts():
+        if not run.starts():
             run.give_back(job.id, "the worker starts no more jobs of this chunk")
             return True
         if job.expires_at is not None and self._parts.clock.now() >= job.expires_at:

@@ -16,6 +16,9 @@ from mailweir.plumbing.redis import epoch_async
 
 log = structlog.get_logger(__name__)
 
+OTHERS_KEPT = 10_000
+"""Providers no list names whose limits are remembered."""
+
 
 class Views:
     """One per process. ``policy`` may ask SQL: call it in a thread; the rest is a look at memory."""
@@ -26,6 +29,8 @@ class Views:
         self._decode = msgspec.json.Decoder(Snapshot).decode
         self._version: bytes | str | None = None
         self._defaults = default_providers()
+        self._others_of: Policy | None = None
+        self._others: dict[str, Provider] = {}  # that no list names, by that policy
         self.snapshot = Snapshot(version=0, created_at=0.0, policy_version=0, paths={})
         self.epoch: str | None = None
 
@@ -38,8 +43,14 @@ class Views:
         found = policy.providers.get(name) or self._defaults.get(name)
         if found is not None:
             return found
-        other = policy.providers.get(OTHER)
-        return msgspec.structs.replace(other, name=name) if other else Provider(name)
+        if policy is not self._others_of or len(self._others) > OTHERS_KEPT:
+            self._others_of, self._others = policy, {}
+        found = self._others.get(name)
+        if found is None:
+            other = policy.providers.get(OTHER)
+            found = msgspec.structs.replace(other, name=name) if other else Provider(name)
+            self._others[name] = found
+        return found
 
     async def look(self) -> None:
         """Follow epoch and snapshot; without Redis the last ones stay in force."""

@@ -13,7 +13,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from functools import cache
 from types import MappingProxyType
 
 import msgspec
@@ -42,7 +41,6 @@ SLOTS_KEPT = 12
 """Of finished jobs: more than the ten seconds anybody looks back."""
 
 OUTCOMES = Counter("mailweir_outcomes_total", "Outcomes of jobs taken.", ["bucket", "state"])
-_outcomes_of = cache(OUTCOMES.labels)  # asked for every job
 LOST = Counter("mailweir_outcomes_lost_total", "Outcomes of jobs that were no longer ours (fence).")
 STUCK = Counter(
     "mailweir_outcomes_unwritable_total", "Outcomes the spool refused; their lease runs out."
@@ -114,6 +112,7 @@ class Writer:
         self._notes: list[PathNote] = []
         self._closing: dict[int, asyncio.Future[None]] = {}
         self._finished: dict[str, int] = defaultdict(int)
+        self._ended: dict[tuple[str, str], int] = defaultdict(int)  # by bucket and state
         self._first = 0.0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -133,7 +132,7 @@ class Writer:
             self._room.clear()
         if note is not None:
             self._notes.append(note)
-        _outcomes_of(bucket, outcome.state.value).inc()
+        self._ended[bucket, outcome.state] += 1
         if outcome.attempt is not None:
             self._finished[queue] += 1
         if len(self._outcomes) == 1 or len(self._outcomes) >= self._rows:
@@ -215,6 +214,9 @@ class Writer:
         closing = [c for c in self._closing if c not in waiting]
         taking = {c: self._taking.pop(c) for c in list(self._taking)[:TAKE_MAX]}
         finished, self._finished = self._finished, defaultdict(int)
+        for (bucket, state), count in self._ended.items():
+            OUTCOMES.labels(bucket, state).inc(count)
+        self._ended.clear()
         try:
             lost, _ = await asyncio.gather(
                 self._write(batch, closing, taking), self._book(notes, finished)

@@ -16,6 +16,7 @@ import time
 EPOCH_MS = 1_577_836_800_000  # 2020-01-01T00:00:00Z in milliseconds
 RANDOM_BITS = 22  # below the milliseconds: node and sequence
 SEQUENCE_BITS = 10
+_SEQUENCE = (1 << SEQUENCE_BITS) - 1
 NODES = 1 << (RANDOM_BITS - SEQUENCE_BITS)
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]  # two characters a step
@@ -37,15 +38,20 @@ class _Maker:
         self.node = secrets.randbelow(NODES)
         self.last = 0  # milliseconds << SEQUENCE_BITS | sequence
 
+    def one(self) -> int:
+        now = (time.time_ns() // 1_000_000 - EPOCH_MS) << SEQUENCE_BITS
+        with self.lock:
+            n = self.last = max(now, self.last + 1)
+            return n >> SEQUENCE_BITS << RANDOM_BITS | self.node << SEQUENCE_BITS | n & _SEQUENCE
+
     def make(self, count: int) -> list[int]:
         now = (time.time_ns() // 1_000_000 - EPOCH_MS) << SEQUENCE_BITS
         with self.lock:
             first = max(now, self.last + 1)
             self.last = first + count - 1
             middle = self.node << SEQUENCE_BITS
-        low = (1 << SEQUENCE_BITS) - 1
         return [
-            n >> SEQUENCE_BITS << RANDOM_BITS | middle | n & low
+            n >> SEQUENCE_BITS << RANDOM_BITS | middle | n & _SEQUENCE
             for n in range(first, first + count)
         ]
 
@@ -71,7 +77,7 @@ def new_id(real_seconds: float | None = None, random_bits: int | None = None) ->
     """A new id. With time and low bits given (tests) the id of just these; real time, since ids order
     rows, not policy."""
     if real_seconds is None and random_bits is None:
-        return _maker.make(1)[0]
+        return _maker.one()
     ms = int((time.time() if real_seconds is None else real_seconds) * 1000) - EPOCH_MS
     chance = secrets.randbits(RANDOM_BITS) if random_bits is None else random_bits
     return (max(ms, 0) << RANDOM_BITS) | (chance & ((1 << RANDOM_BITS) - 1))

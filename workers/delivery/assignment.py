@@ -13,7 +13,7 @@ from mailweir.mail.classify import classify
 from workers.delivery import conversation
 from workers.delivery.connection import ConnectFailed
 from workers.delivery.conversation import Step, hide
-from workers.delivery.owner import Owner
+from workers.delivery.owner import Booked, Owner
 from workers.delivery.pool import Place
 from workers.delivery.transaction import Broken
 from workers.delivery.types import Destination, Envelope, Hop, Result, TlsMode
@@ -164,7 +164,7 @@ class Feed:
                 return envelope
         return None
 
-    def begins(self, envelope: Envelope) -> asyncio.Future[None] | None:
+    def begins(self, envelope: Envelope) -> Booked | None:
         """See :class:`workers.delivery.transaction.Feed`."""
         return self._work.owner.begins(envelope)
 

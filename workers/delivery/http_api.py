@@ -76,7 +76,7 @@ class HttpApi:
                     continue
                 booked = owner.begins(envelope)
                 if booked is not None:
-                    await asyncio.shield(booked)
+                    await booked.wait()
                 begun = time.monotonic()
                 try:
                     answer = await self._send(source, envelope)

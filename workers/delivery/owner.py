@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from workers.delivery.types import Envelope, Result
+
+
+class Booked(Protocol):
+    """Whether the beginning of an envelope is written down where a crash of ours cannot take it."""
+
+    done: bool
+
+    async def wait(self) -> None:
+        """Until it is."""
+        ...
 
 
 class Owner:
@@ -24,8 +34,8 @@ class Owner:
         """Whether it may go."""
         return True
 
-    def begins(self, envelope: Envelope) -> asyncio.Future[None] | None:
-        """Its commands go out. Its content follows only when the future is done: book before you act."""
+    def begins(self, envelope: Envelope) -> Booked | None:
+        """Its commands go out. Its content follows only when it is booked: book before you act."""
         return None
 
     def ended(self, result: Result) -> None:

@@ -6,10 +6,12 @@ the wrong mail, and loses it. Bare LF line ends are accepted, as every MTA does;
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 # RFC 5321 4.2.3 allows 0-5 as second digit; "571" and friends are seen in the wild and accepted.
 _CODES = {b"%d" % code: code for code in range(200, 600)}
+_SHORT = 100  # bytes of a line worth remembering
 
 
 class MalformedReply(Exception):
@@ -39,6 +41,15 @@ def printable(raw: bytes, limit: int = 500) -> str:
     )
 
 
+@lru_cache(maxsize=1024)
+def _single(line: bytes) -> Reply:
+    """A reply of one short line; most of a server's are the same ones again and again."""
+    code = _CODES.get(line[:3])
+    if code is None:
+        raise MalformedReply(f"not an SMTP reply: {printable(line, 200)}")
+    return Reply(code, printable(line))
+
+
 class ReplyReader:
     """Feed bytes, get whole replies. ``limit`` is the size of one reply in bytes."""
 
@@ -66,6 +77,9 @@ class ReplyReader:
         for line in lines:
             if line.endswith(b"\r"):
                 line = line[:-1]
+            if not self._lines and len(line) <= _SHORT and line[3:4] == b" ":
+                replies.append(_single(line))
+                continue
             code = _CODES.get(line[:3])
             mark = line[3:4]
             if code is None or (mark != b" " and mark != b"-" and mark):

@@ -18,6 +18,7 @@ from mailweir.plumbing.settings import SmtpSettings
 from workers.delivery import conversation
 from workers.delivery.connection import Connection
 from workers.delivery.conversation import MAX_LINE, hide, mask_address, names
+from workers.delivery.owner import Booked
 from workers.delivery.replies import Reply
 from workers.delivery.smtp import SLICE, SessionLost
 from workers.delivery.types import Envelope, Result
@@ -36,8 +37,8 @@ class Feed(Protocol):
         """The next envelope that may go, None when there is none for this connection."""
         ...
 
-    def begins(self, envelope: Envelope) -> asyncio.Future[None] | None:
-        """Its commands go out; its body follows only when the future is done."""
+    def begins(self, envelope: Envelope) -> Booked | None:
+        """Its commands go out; its body follows only when it is booked."""
         ...
 
     def ended(self, result: Result) -> None:
@@ -68,7 +69,7 @@ class _Attempt:
 
     def __init__(self, envelope: Envelope, begun: float, number: int) -> None:
         self.envelope = envelope
-        self.booked: asyncio.Future[None] | None = None  # the body waits for it
+        self.booked: Booked | None = None  # the body waits for it
         self.number = number  # 1 for the first of the connection
         self.begun = begun
         self.dot_sent = False
@@ -212,8 +213,8 @@ class Mailer:
             agreed = await self._agreed_step_by_step(attempt)
         else:
             agreed = await self._agreed_in_flight(attempt)
-        if agreed and attempt.booked is not None and not attempt.booked.done():
-            await asyncio.shield(attempt.booked)  # others wait for it, too
+        if agreed and attempt.booked is not None and not attempt.booked.done:
+            await attempt.booked.wait()
         return agreed
 
     async def _agreed_in_flight(self, attempt: _Attempt) -> bool:
@@ -324,17 +325,13 @@ class Mailer:
     def _tell(self, attempt: _Attempt) -> str | None:
         if not self._settings.conversation:
             return None
-        connection = self._connection
-        begun, rcpt = attempt.begun, attempt.envelope.rcpt
-        named = names("\n".join(text for _, way, text in attempt.steps if way == "<"), rcpt)
+        connection, begun, rcpt = self._connection, attempt.begun, attempt.envelope.rcpt
+        said = [text for _, way, text in attempt.steps if way == "<"]
         steps = [
-            (
-                round((at - begun) * 1000),
-                way,
-                (hide(text, rcpt) if named and way == "<" else text)[:MAX_LINE],
-            )
-            for at, way, text in attempt.steps
+            (round((at - begun) * 1000), way, text[:MAX_LINE]) for at, way, text in attempt.steps
         ]
+        if names("\n".join(said), rcpt):
+            steps = [(at, w, hide(text, rcpt) if w == "<" else text) for at, w, text in steps]
         if attempt.number == 1:
             steps = connection.handshake.steps + steps
         return conversation.encode(connection.name, connection.tls, attempt.number, steps)
