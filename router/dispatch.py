@@ -17,7 +17,6 @@ from mailweir.contracts.job import Bucket, Job
 from mailweir.contracts.lifecycle import State
 from mailweir.contracts.route import Chunk, Decision, Held, Orders, Refused, Routed
 from mailweir.contracts.snapshot import FastState, Snapshot
-from mailweir.mail.address import canonical
 from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.publisher import Publisher, PublishFailed
 from mailweir.plumbing.settings import RouterSettings
@@ -140,7 +139,10 @@ class Dispatcher:
     ) -> list[tuple[Job, Decision, Context]]:
         now = self._clock.now()
         reasons = self._guard.check(
-            [Ask(job.recipient, job.tenant, job.bucket, job.mail_from) for job in jobs]
+            [
+                Ask(job.recipient, job.tenant, job.bucket, job.mail_from, job.recipient_key)
+                for job in jobs
+            ]
         )
         suppressed = {
             job.id: reason for job, reason in zip(jobs, reasons, strict=True) if reason is not None
@@ -226,7 +228,7 @@ class Dispatcher:
         for job in jobs:
             limit = policy.policy.bucket(job.bucket).recipient_limit
             if limit is not None and job.id not in suppressed:
-                asking.append(Want(job.id, canonical(job.recipient), limit))
+                asking.append(Want(job.id, job.recipient_key, limit))
         try:
             places = self._recipients.reserve(asking)
         except RedisError:

@@ -1,41 +1,73 @@
--- reserve(KEYS[i] = mw:rcpt:<keyed hash of a recipient>;
---         ARGV = origin, rate, then per key: limit, per (policy seconds), job id, most held)
--- -> per key the policy seconds until the job may go (0: now), or -1: too many are held already.
+-- reserve(keys, arguments) -> {now, index, wait, index, wait, ...}
 --
--- A sorted set per recipient: member = job id, score = the time its mail goes out. At most `limit`
--- members lie in any span of `per` seconds. A job that asks again keeps its place; one whose time has
--- come is booked at now, so that what was held elsewhere counts when it really goes.
+-- Places for jobs to recipients, all under one limit: for each key whose job must wait, its index and the
+-- policy seconds until it may go, or -1: too many are held already. The twin of
+-- router/policy/recipients.py.
+--
+-- KEYS[i]  string: "job time job time ...", the earliest first, of one recipient (keyed hash)
+--
+-- ARGV[1], ARGV[2] origin, rate: policy time = origin + (real - origin) * rate
+-- ARGV[3] limit, ARGV[4] per: at most so many in any span of so many policy seconds
+-- ARGV[5] most held
+-- ARGV[5 + i]  the job that asks for KEYS[i]
+
+local KEEP = 30 * 86400 * 1000  -- real milliseconds a key is kept at most
+
 local time = redis.call('TIME')
 local real = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local origin, rate = tonumber(ARGV[1]), tonumber(ARGV[2])
 local now = real
 if rate ~= 1 then now = origin + (real - origin) * rate end
+local limit, per, most_held = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 
-local answers = {}
+local function text(number) return string.format('%.6f', number) end
+local function ttl(until_) return math.min(math.ceil((until_ - now) / rate * 1000) + 1000, KEEP) end
+
+local at_once, short = ' ' .. text(now), ttl(now + per)
+local answer = { text(now) }
+
 for i, key in ipairs(KEYS) do
-  local base = 2 + (i - 1) * 4
-  local limit, per = tonumber(ARGV[base + 1]), tonumber(ARGV[base + 2])
-  local job, most_held = ARGV[base + 3], tonumber(ARGV[base + 4])
-  redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.6f', now - per))
-  local place = redis.call('ZSCORE', key, job)
-  if place then
-    place = tonumber(place)
-    if place < now then place = now end
+  local job = ARGV[5 + i]
+  local stored = redis.call('GET', key)
+  if not stored and limit > 0 then
+    redis.call('SET', key, job .. at_once, 'PX', short)
   else
-    local count = redis.call('ZCARD', key)
-    if count < limit then
+    local kept, places, held, mine = {}, {}, 0, nil
+    for name, at in string.gmatch(stored or '', '(%S+) (%S+)') do
+      local place = tonumber(at)
+      if place > now - per then
+        if name == job then
+          mine = place
+        else
+          kept[#kept + 1], places[#places + 1] = name, place
+        end
+        if place > now then held = held + 1 end
+      end
+    end
+    local place
+    if mine then
+      place = math.max(mine, now)
+    elseif #kept < limit then
       place = now
-    elseif redis.call('ZCOUNT', key, '(' .. string.format('%.6f', now), '+inf') >= most_held then
-      place = -1
-    else
-      local before = redis.call('ZRANGE', key, count - limit, count - limit, 'WITHSCORES')
-      place = math.max(now, tonumber(before[2]) + per)
+    elseif held < most_held then
+      place = math.max(now, places[#places - limit + 1] + per)
+    end
+    if place then
+      local slot = #places + 1
+      while slot > 1 and places[slot - 1] > place do slot = slot - 1 end
+      table.insert(places, slot, place)
+      table.insert(kept, slot, job)
+      for n = limit + 1, #places do  -- those behind it move as far as it came late
+        places[n] = math.max(places[n], places[n - limit] + per)
+      end
+      local out = {}
+      for n, name in ipairs(kept) do out[n] = name .. ' ' .. text(places[n]) end
+      redis.call('SET', key, table.concat(out, ' '), 'PX', ttl(places[#places] + per))
+    end
+    if not place or place > now then
+      answer[#answer + 1] = i
+      answer[#answer + 1] = place and text(place - now) or '-1'
     end
   end
-  if place >= 0 then
-    redis.call('ZADD', key, string.format('%.6f', place), job)
-    redis.call('PEXPIRE', key, math.ceil((place - now + per) / rate * 1000) + 1000)
-  end
-  answers[i] = place < 0 and '-1' or string.format('%.6f', place - now)
 end
-return answers
+return answer

@@ -7,6 +7,7 @@ Redis) is recounted from the attempts of the last hour before anything is let th
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -19,12 +20,16 @@ from mailweir.contracts.policy import Throttle
 from mailweir.plumbing import keys
 from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.install import keyed_hash
+from router.policy.recipients import REFUSED
 
 MOST_HELD = 20
 """Jobs held per recipient; what comes on top is refused (S21)."""
 
 COUNTED = 3600.0
 """Policy seconds that are recounted after a lost Redis."""
+
+KEPT = 30 * 86_400_000
+"""Real milliseconds a recipient's places are kept at most."""
 
 TRUST = 1.0  # real seconds between two looks whether this is still the same Redis
 
@@ -41,6 +46,9 @@ class Place(NamedTuple):
 
     wait: float
     refused: bool
+
+
+AT_ONCE = Place(0.0, False)
 
 
 class Want(NamedTuple):
@@ -78,15 +86,29 @@ class RecipientLimit:
         if not wants:
             return []
         self._ensure()
-        args: list[Any] = [*self._clock.lua_args]
-        for want in wants:
-            args += [want.limit.count, want.limit.per, want.job_id, MOST_HELD]
-        found = cast(
-            list[bytes],
-            self._script(keys=[self.key(want.recipient_key) for want in wants], args=args),
-        )
-        waits = [float(value) for value in found]
-        return [Place(max(0.0, wait), wait < 0) for wait in waits]
+        alike: dict[Throttle, list[int]] = defaultdict(list)
+        for number, want in enumerate(wants):
+            alike[want.limit].append(number)
+        found = [AT_ONCE] * len(wants)
+        for limit, numbers in alike.items():
+            some = [wants[number] for number in numbers]
+            answer = cast(
+                list[Any],
+                self._script(
+                    keys=[self.key(want.recipient_key) for want in some],
+                    args=[
+                        *self._clock.lua_args,
+                        limit.count,
+                        limit.per,
+                        MOST_HELD,
+                        *(want.job_id for want in some),
+                    ],
+                ),
+            )
+            for index, wait in zip(answer[1::2], answer[2::2], strict=True):
+                seconds = float(wait)
+                found[numbers[index - 1]] = Place(max(0.0, seconds), seconds == REFUSED)
+        return found
 
     def _ensure(self) -> None:
         """Recount once where Redis lost its state: nothing is granted on counts that are gone."""
@@ -105,10 +127,10 @@ class RecipientLimit:
         """Places from the attempts of the last hour (an attempt counts like a job: on the safe side)."""
         count = 0
         pipe = self._redis.pipeline(transaction=False)
+        keep = min(int(self._clock.real(COUNTED) * 1000) + 1000, KEPT)
         for recipient_key, times in self._recent(self._clock.now() - COUNTED).items():
-            key = self.key(recipient_key)
-            pipe.zadd(key, {f"{at:.6f}": at for at in times})
-            pipe.pexpire(key, int(self._clock.real(COUNTED) * 1000) + 1000)
+            entries = " ".join(f"-{n} {at:.6f}" for n, at in enumerate(sorted(times)))
+            pipe.set(self.key(recipient_key), entries, px=keep)
             count += len(times)
             if len(pipe) >= 1000:
                 pipe.execute()

@@ -36,12 +36,14 @@ _ASKED = prometheus_client.Counter(
 
 
 class Ask(NamedTuple):
-    """One question. ``sender`` (the envelope sender) is needed for pair entries only."""
+    """One question. ``sender`` (the envelope sender) is needed for pair entries only; ``key`` is the
+    recipient's canonical form where the asker knows it."""
 
     recipient: str
     tenant: str
     bucket: str
     sender: str = ""
+    key: str = ""
 
 
 class _Questions:
@@ -70,7 +72,7 @@ _canonical_sender = lru_cache(maxsize=1024)(canonical)  # few send to many
 
 def _keys_of(ask: Ask) -> tuple[str, ...]:
     try:
-        recipient = canonical(ask.recipient)
+        recipient = ask.key or canonical(ask.recipient)
     except InvalidAddress:
         return ()
     places = (recipient, "@" + recipient.rpartition("@")[2])

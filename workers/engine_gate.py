@@ -145,6 +145,10 @@ class Gate:
         """A mail begins: from here on a crash makes it uncertain (N41)."""
         return self._marks.add(chunk_id, job_id)
 
+    def ended(self, chunk_id: int, job_id: int) -> None:
+        """A mail that began has its end."""
+        self._marks.ended(chunk_id, job_id)
+
     async def admit(self, purse: Purse, may_wait: Callable[[], bool]) -> bool:
         """Whether anything may go: asked before a connection is opened, so that a path that must not be
         tried is not even dialled, and a half-open one by its one probe only. Where a rate alone binds
@@ -280,7 +284,10 @@ class Gate:
         # a mail that begins anew after a broken connection is no longer among them
         asked += [(e.purse, e.job) for e in stale if e.job.id not in e.purse.jobs]
         reasons = await self._guard.check(
-            [Question(job.recipient, job.tenant, job.bucket, job.mail_from) for _, job in asked]
+            [
+                Question(job.recipient, job.tenant, job.bucket, job.mail_from, job.recipient_key)
+                for _, job in asked
+            ]
         )
         for (purse, job), reason in zip(asked, reasons, strict=True):
             purse.cleared[job.id] = (now, reason)

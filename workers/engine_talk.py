@@ -84,6 +84,7 @@ class Talk(Owner):
     def ended(self, result: Result) -> None:
         """The outcome is written; the place earns connections, or loses them."""
         run, told = self._run, self._parts.connections.told
+        self._parts.gate.ended(run.chunk.id, result.job_id)
         run.settle(result)
         if result.accepted:
             told(run.source.name, self._site, True)

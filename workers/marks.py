@@ -1,7 +1,8 @@
 """Marks *in data*: what a crash makes uncertain (N41). Booked in Redis before a mail's content goes out.
 
 A mail is marked while its commands are under way; what begins meanwhile on other connections shares the
-round trip. The writer takes a chunk's marks away when the chunk is closed (``workers.writer``); the
+round trip: marks are sent when all mails under way wait for theirs, or when the first is two milliseconds
+old. The writer takes a chunk's marks away when the chunk is closed (``workers.writer``); the
 reconciler reads those of a chunk whose worker died.
 """
 
@@ -22,7 +23,7 @@ log = structlog.get_logger(__name__)
 KEEP = 2 * 86400
 """Real seconds a chunk's marks are kept at most."""
 COMPANY = 0.002
-"""Real seconds a mark waits for others, unless its mail's content could go before."""
+"""Real seconds a mark waits for others at most."""
 
 
 class Booked:
@@ -32,23 +33,19 @@ class Booked:
     __slots__ = ("_marks", "_waiting", "done")
 
     def __init__(self, marks: Marks) -> None:
-        self._marks: Marks | None = marks
+        self._marks = marks
         self._waiting: list[asyncio.Future[None]] = []
         self.done = False
 
     async def wait(self) -> None:
-        """Until they are booked. Who asks has no more time for company."""
-        if self._marks is not None:
-            self._marks.send()
-        if self.done:
-            return
+        """Until they are booked."""
         said: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(said)
-        await said
-
-    def sent(self) -> None:
-        """On their way: who waits need not ask for it."""
-        self._marks = None
+        self._marks.waits(1)
+        try:
+            await said
+        finally:
+            self._marks.waits(-1)
 
     def settle(self) -> None:
         """They are booked."""
@@ -71,33 +68,57 @@ class Marks:
         self._booked: Booked | None = None  # of the new ones
         self._timer: asyncio.TimerHandle | None = None
         self._sending: set[asyncio.Task[None]] = set()
+        self._under_way: dict[int, set[int]] = defaultdict(set)  # chunk -> jobs begun and not ended
+        self._count = 0  # of these
+        self._waiting = 0  # of these, who wait for their mark and nothing else
 
     def add(self, chunk_id: int, job_id: int) -> Booked:
-        """Mark a job of a chunk."""
+        """Mark a job of a chunk: it is under way."""
+        jobs = self._under_way[chunk_id]
+        self._count -= len(jobs)
+        jobs.add(job_id)
+        self._count += len(jobs)
         self._new[chunk_id] += (job_id, f"{self._clock.now():.3f}")
         if self._booked is None:
             self._booked = Booked(self)
-            self._timer = asyncio.get_running_loop().call_later(COMPANY, self.send)
+            self._timer = asyncio.get_running_loop().call_later(COMPANY, self._send)
         return self._booked
 
-    def send(self) -> None:
-        """Book what is new."""
-        booked, self._booked = self._booked, None
-        if booked is None:
-            return
-        new, self._new = self._new, defaultdict(list)
-        if self._timer is not None:
-            self._timer.cancel()
-        booked.sent()
-        task = asyncio.get_running_loop().create_task(self._send(new, booked))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
+    def ended(self, chunk_id: int, job_id: int) -> None:
+        """A job is no longer under way."""
+        jobs = self._under_way.get(chunk_id)
+        if jobs and job_id in jobs:
+            jobs.remove(job_id)
+            self._count -= 1
+            self._look()
+
+    def waits(self, change: int) -> None:
+        """So many more mails wait for their mark."""
+        self._waiting += change
+        self._look()
 
     def forget(self, chunk_id: int) -> None:
         """The chunk is done."""
         self._known.discard(chunk_id)
+        self._count -= len(self._under_way.pop(chunk_id, ()))
 
-    async def _send(self, new: dict[int, list[int | str]], booked: Booked) -> None:
+    def _look(self) -> None:
+        """Where all wait nobody else can come."""
+        if self._booked is not None and self._waiting >= self._count:
+            self._send()
+
+    def _send(self) -> None:
+        booked, self._booked = self._booked, None
+        new, self._new = self._new, defaultdict(list)
+        if self._timer is not None:
+            self._timer.cancel()
+        if booked is None:
+            return
+        task = asyncio.get_running_loop().create_task(self._book(new, booked))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def _book(self, new: dict[int, list[int | str]], booked: Booked) -> None:
         first = new.keys() - self._known
         commands: list[Command] = [("HSET", keys.in_data(c), *marks) for c, marks in new.items()]
         commands += [("EXPIRE", keys.in_data(c), KEEP) for c in first]

@@ -144,6 +144,11 @@ class Job(msgspec.Struct, frozen=True):
     crashes: int = 0  # leases that ran out while sending; a poison job ends as dead letter
 
     @property
+    def recipient_key(self) -> str:
+        """The recipient's canonical form: the door has parsed it."""
+        return self.recipient.lower()
+
+    @property
     def domain(self) -> str:
         """The recipient's domain, lower case, A-label."""
         return self.recipient.rpartition("@")[2]

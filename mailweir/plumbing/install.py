@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import os
 import secrets
-from functools import lru_cache
+from hashlib import blake2b
 from pathlib import Path
 
 from mailweir.plumbing.settings import Settings
@@ -72,14 +72,8 @@ def derive(key: bytes, purpose: str) -> bytes:
 
 
 def keyed_hash(key: bytes, text: str) -> str:
-    """What stands for an address where no address may be: 16 hex characters of HMAC-SHA256."""
-    # a copy of the keyed state: the one-shot function lets go of the interpreter lock, which costs an
-    # event loop more than the hash
-    mac = _keyed(key).copy()
-    mac.update(text.encode())
-    return mac.digest()[:8].hex()
+    """What stands for an address where no address may be: 16 hex characters of keyed BLAKE2b (RFC 7693 2.9).
 
-
-@lru_cache(maxsize=64)
-def _keyed(key: bytes) -> hmac.HMAC:
-    return hmac.new(key, digestmod="sha256")
+    Twice as fast as HMAC-SHA256, and it keeps the interpreter lock: letting it go costs an event loop more
+    than the hash."""
+    return blake2b(text.encode(), key=key, digest_size=8).hexdigest()

@@ -122,8 +122,8 @@ def campaign(name: str) -> str:
 
 
 def recipient_limit(keyed_hash: str) -> str:
-    """Sorted set: reserved times of jobs to one recipient (keyed hash)."""
-    return f"mw:rcpt:{keyed_hash}"
+    """String: reserved times of jobs to one recipient (keyed hash); written by router/recipients.lua."""
+    return f"mw:to:{keyed_hash}"
 
 
 def leader(role: str) -> str:
