@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -18,6 +18,9 @@ from workers.delivery.pool import Place
 from workers.delivery.transaction import Broken
 from workers.delivery.types import Destination, Envelope, Hop, Result, TlsMode
 from workers.patience import Patience
+
+MAILS_A_LOOK = 8
+"""Mails between two looks whether more connections are free."""
 
 HOST_FAULTS = frozenset({"server_error", "network_error"})  # categories that blame one host
 
@@ -39,7 +42,8 @@ class Assignment:
         self.conversations = conversations
         self.owner = owner
         self.patience = patience
-        self.lanes = 0  # that have a connection
+        self.lanes = 0  # connections at work for it, or being opened
+        self.more: Callable[[], None] | None = None  # opens further ones where it is worth it
         self.source = source
         self.place: Place = (source.name, destination.site)
         self.hops = [hop for hop in destination.hosts if _fits(hop, source, provider)]
@@ -170,7 +174,10 @@ class Feed:
 
     def ended(self, result: Result) -> None:
         """See :class:`workers.delivery.transaction.Feed`."""
-        self._work.judge(self._hop, result)
+        work = self._work
+        work.judge(self._hop, result)
+        if work.more is not None and len(work.queue) % MAILS_A_LOOK == MAILS_A_LOOK - 1:
+            work.more()
 
 
 def _fits(hop: Hop, source: Source, provider: Provider) -> bool:

@@ -48,9 +48,11 @@ class Pool:
             self.discard(place, connection)
         return None
 
-    def count_idle(self, dial: Dial) -> int:
-        """Idle connections for a dial."""
-        return len(self._idle.get(dial, ()))
+    def free(self, place: Place, limit: int, dial: Dial) -> tuple[int, int]:
+        """Connections for a dial that nobody waits for: idle ones, and those that may be opened."""
+        if any(not turn.done() for turn in self._waiting.get(place, ())):
+            return 0, 0
+        return len(self._idle.get(dial, ())), max(0, limit - self._open.get(place, 0))
 
     async def enter(self, place: Place, limit: int, dial: Dial) -> Connection | None:
         """An idle connection for ``dial``, or None and a place for one about to be opened; waits where

@@ -103,16 +103,25 @@ class Transport:
         if first is None:
             work.settle_all()
             return
-        idle = self._pool.count_idle(self._dial_for(work, work.hops[0]))
-        wanted = max(idle + 1, -(-len(envelopes) // MAILS_PER_OPENING))
-        lanes = max(1, min(max_connections, self._limit(work), wanted, len(envelopes)))
-        if lanes == 1:
-            await self._lane(work, first)
-            return
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._lane(work, first))
-            for _ in range(lanes - 1):
-                group.create_task(self._lane(work, None))
+
+            def more() -> None:
+                for _ in range(self._wanted(work, first[0], max_connections)):
+                    work.lanes += 1
+                    group.create_task(self._lane(work, None))
+
+            work.more = more
+            work.lanes = 1
+            more()
+            await self._lane(work, first)
+
+    def _wanted(self, work: Assignment, key: Dial, most: int) -> int:
+        """Further connections worth using now: idle ones, or new ones with enough mails to carry. Where all
+        are at work for others there is none; it is asked again as mails end."""
+        limit, left = self._limit(work), len(work.queue) - 1
+        idle, new = self._pool.free(work.place, limit, key)
+        worth = left // MAILS_PER_OPENING - work.lanes + 1
+        return min(max(min(idle, left), min(idle + new, worth)), min(most, limit) - work.lanes)
 
     async def prewarm(
         self, source: Source, destination: Destination, *, provider: Provider, tls: str, count: int
@@ -146,6 +155,12 @@ class Transport:
     # --- lanes ------------------------------------------------------------------------------
     async def _lane(self, work: Assignment, opened: tuple[Dial, Connection] | None) -> None:
         """Envelopes over one connection after another until none is left."""
+        try:
+            await self._carry(work, opened)
+        finally:
+            work.lanes -= 1
+
+    async def _carry(self, work: Assignment, opened: tuple[Dial, Connection] | None) -> None:
         while True:
             if opened is None:
                 if not work.queue:
@@ -159,7 +174,6 @@ class Transport:
                     return
             key, connection = opened
             opened = None
-            work.lanes += 1
             budget = work.provider.per_connection - connection.mails
             hop = connection.dial.hop
             mailer = Mailer(connection, self._settings, Feed(work, hop), budget)
@@ -167,7 +181,6 @@ class Transport:
             try:
                 broken = await mailer.run()
             finally:
-                work.lanes -= 1
                 room = self._pool.open(*work.place) <= self._limit(work)
                 if broken is None and connection.mails < work.provider.per_connection and room:
                     self._pool.put(work.place, key, connection, work.provider.idle)
@@ -225,14 +238,14 @@ class Transport:
         if work.patience is None:
             return await enter
         try:
-            if work.lanes:
+            if work.lanes > 1:
                 async with asyncio.timeout(0):
                     return await enter
             with work.patience.waiting():
                 async with asyncio.timeout(work.patience.left):
                     return await enter
         except TimeoutError:
-            if not work.lanes:
+            if work.lanes <= 1:
                 work.owner.crowded(list(work.queue))
                 work.queue.clear()
             raise _LaneEnds from None
