@@ -21,4 +21,4 @@ def queues_now(settings: Settings, database: Database, spool: Spool) -> tuple[st
     regions = in_region(policy, settings.region).regions
     own = () if settings.region is None else (settings.region,)
     named = keys.bucket_queues(tuple(dict.fromkeys((*own, *regions))))
-    return tuple(dict.fromkeys((*named, *sorted(spool.in_window()))))
+    return tuple(dict.fromkeys((*named, *sorted(spool.window().queues))))

@@ -97,7 +97,7 @@ class Reader:
             depths: dict[str, int | None] = dict(self._publisher.depths((*names, keys.INGRESS)))
         except BrokerUnavailable:
             depths = {}
-        window = self.spool.in_window()
+        window = self.spool.window().queues
         finished = self._windows.finished(names)
         counts = self.spool.counts()
         now = self._clock.now()

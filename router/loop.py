@@ -15,7 +15,7 @@ from mailweir.plumbing.beat import Beat
 from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.database import DatabaseUnavailable
 from mailweir.plumbing.settings import RouterSettings
-from mailweir.spool.store import Flow, Pick, Spool
+from mailweir.spool.store import Flow, Pick, Spool, Window
 from router.dispatch import Dispatcher, Inputs
 from router.lanes import LaneShares, Rival
 from router.policy.fairness import STEP_SHARE, plan
@@ -34,7 +34,7 @@ class Turn(NamedTuple):
 
     inputs: Inputs
     flows: dict[Bucket, Sequence[Flow]]
-    lanes: dict[Bucket, Mapping[str, int]]  # jobs dispatched and not yet taken
+    window: Window
     # per bucket with due jobs: how many were dispatched, and its full queues
     went: dict[Bucket, tuple[int, set[str]]]
 
@@ -73,7 +73,7 @@ class Loop:
         """How a bucket with the same sources stands; only the better ones' due jobs matter."""
         first = other in better(bucket)
         due = [f.lane for f in self._flows(other, turn) if f.head_due <= now] if first else []
-        return Rival(first, frozenset(due), self._lanes(other, turn))
+        return Rival(first, frozenset(due), turn.window.lanes.get(other, {}))
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Turn until ``stopped()``; a database that is away is waited for."""
@@ -94,13 +94,13 @@ class Loop:
 
     def turn(self) -> int:
         """One batch for each bucket, the better ones first; how many jobs moved."""
-        waiting = self._spool.in_window()
-        turn = Turn(self._inputs(), {}, {}, {})
-        return sum(self._bucket(bucket, turn, waiting) for bucket in self._buckets)
+        turn = Turn(self._inputs(), {}, self._spool.window(), {})
+        return sum(self._bucket(bucket, turn) for bucket in self._buckets)
 
-    def _bucket(self, bucket: Bucket, turn: Turn, waiting: Mapping[str, int]) -> int:
+    def _bucket(self, bucket: Bucket, turn: Turn) -> int:
         queues = tuple(q for q in self._queues() if keys.queue_bucket(q) is bucket)
         sizes = self._windows.sizes(queues)
+        waiting = turn.window.queues
         room = {queue: max(0, sizes[queue] - waiting.get(queue, 0)) for queue in queues}
         ahead = self._ahead(queues, turn)
         total = min(self._settings.batch, self._mixes[bucket].fits(room))
@@ -137,11 +137,6 @@ class Loop:
             turn.flows[bucket] = self._spool.flows(bucket, self._clock.now())
         return turn.flows[bucket]
 
-    def _lanes(self, bucket: Bucket, turn: Turn) -> Mapping[str, int]:
-        if bucket not in turn.lanes:
-            turn.lanes[bucket] = self._spool.in_window_lanes(bucket)
-        return turn.lanes[bucket]
-
     def _plan(
         self, bucket: Bucket, flows: Sequence[Flow], room: int, now: float, turn: Turn
     ) -> list[Pick]:
@@ -155,7 +150,7 @@ class Loop:
             compiled.policy,
             inputs.snapshot,
             inputs.fast,
-            self._lanes(bucket, turn),
+            turn.window.lanes.get(bucket, {}),
             [self._rival(other, bucket, now, turn) for other in compiled.rivals[bucket]],
         )
         chosen = plan(flows, room, now, lanes, compiled.policy.tenants, self._settings.ageing)

@@ -101,7 +101,7 @@ class Reconciler:
 
     def _chunks(self) -> int:
         # a region that left the policy still has the chunks it was given
-        queues = tuple(dict.fromkeys((*self._queues(), *self._spool.in_window())))
+        queues = tuple(dict.fromkeys((*self._queues(), *self._spool.window().queues)))
         try:
             depths = self._publisher.depths(queues)
         except BrokerUnavailable:

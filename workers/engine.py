@@ -34,6 +34,7 @@ from workers.delivery.http_api import KINDS as HTTP_KINDS
 from workers.delivery.owner import Owner
 from workers.delivery.transport import MAILS_PER_OPENING
 from workers.delivery.types import Destination, Envelope, Result
+from workers.engine_asks import Asks
 from workers.engine_compose import Composer, NotReady
 from workers.engine_gate import SHORT_WAIT, Gate
 from workers.engine_purse import Purse
@@ -45,7 +46,6 @@ from workers.patience import Patience
 from workers.policy.outcome import CUT
 from workers.policy.tls import tls_mode
 from workers.prewarm import Prewarm
-from workers.throttle.layers import Ask, layers_for
 from workers.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -113,6 +113,7 @@ class Engine:
         self.name = name
         self.stopping = False
         self.live: dict[int, Run] = {}
+        self._asks = Asks(name)
 
     async def work(self, chunk: Chunk) -> None:
         """Give every job of the chunk its outcome. Raises nothing but a cancellation that came after
@@ -286,20 +287,7 @@ class Engine:
         alike = (provider.name, work.pool, job.bucket, job.tenant, id(work.orders), slowed)
         purse = run.alike.get(alike)
         if purse is None:
-            layers = layers_for(
-                run.policy,
-                run.snapshot,
-                source=run.source,
-                provider=provider,
-                pool=work.pool,
-                bucket=job.bucket,
-                tenant=job.tenant,
-                orders=work.orders,
-                throttled=".throttled" in run.chunk.queue,
-                worker=self.name,
-                slowed=slowed,
-            )
-            ask = Ask(run.source.name, provider.name, layers)
+            ask = self._asks.get(run, work, provider, slowed)
             purse = run.purses.get(ask) or Purse(ask, run.chunk.id, run.patience)
             run.alike[alike] = run.purses[ask] = purse
         purse.jobs[job.id] = job

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection
@@ -26,6 +27,15 @@ from mailweir.spool.records import (
     parse_flow,
 )
 from mailweir.spool.rows import jobs_of, json_of
+
+_decode_lanes = msgspec.json.Decoder(dict[str, int]).decode
+
+
+class Window(NamedTuple):
+    """Jobs on their way to a worker: per queue, and per bucket and lane."""
+
+    queues: Mapping[str, int]
+    lanes: Mapping[str, Mapping[str, int]]
 
 
 class Routing(Room):
@@ -73,14 +83,16 @@ class Routing(Room):
                 rows += self._rows(cursor, sql.CLAIM, parameters)
         return jobs_of(rows)
 
-    def in_window(self) -> dict[str, int]:
-        """Jobs dispatched and not yet taken, per queue (a cancelled one counts until its chunk is
-        taken: its place in the queue is still occupied)."""
-        return {queue: int(jobs) for queue, jobs in self._read(sql.IN_WINDOW, ())}
-
-    def in_window_lanes(self, bucket: Bucket) -> dict[str, int]:
-        """Jobs of a bucket dispatched and not yet taken, per lane."""
-        return {lane: int(jobs) for lane, jobs in self._read(sql.IN_WINDOW_LANES, (bucket,))}
+    def window(self) -> Window:
+        """Jobs dispatched and not yet taken (a cancelled one counts until its chunk is taken: its place in
+        the queue is still occupied)."""
+        queues: dict[str, int] = defaultdict(int)
+        lanes: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        for queue, bucket, size, text in self._read(sql.IN_WINDOW, ()):
+            queues[queue] += size
+            for lane, jobs in _decode_lanes(text).items():
+                lanes[bucket][lane] += jobs
+        return Window(queues, lanes)
 
 
 class _NotAllWon(Exception):
@@ -145,6 +157,7 @@ class Batch:
     ) -> list[Chunk]:
         """Raises :class:`_NotAllWon`; what was written until then is rolled back with it."""
         due = {job.id: job.due_at for job in self.jobs}
+        lanes = {job.id: job.lane for job in self.jobs}
         spool = self._spool
         cursor = _cursor(conn)
         published = spool.database.now_real(conn)
@@ -169,7 +182,18 @@ class Batch:
         spool._many(
             cursor,
             sql.CHUNKS_ADD,
-            [(c.id, c.bucket.value, c.queue, c.source, len(c.jobs), published) for c in chunks],
+            [
+                (
+                    c.id,
+                    c.bucket.value,
+                    c.queue,
+                    c.source,
+                    len(c.jobs),
+                    published,
+                    json_of(Counter(lanes[i] for i in c.jobs)),
+                )
+                for c in chunks
+            ],
         )
         moved: list[tuple[Any, ...]] = []
         for m in moves:

@@ -153,6 +153,8 @@ chunks = Table(
     Column("worker", String(128)),
     Column("epoch", String(32)),  # Redis' epoch when taken: another one later = count as in data
     Column("done_real", Float),
+    # {lane: jobs}: what of the window each lane fills, without a look at the jobs
+    Column("lanes", json_text()),
 )
 Index(
     "chunks_open",

@@ -174,6 +174,7 @@ CHUNKS_ADD = _insert(
         "source": "text",
         "size": "int",
         "published_real": "float8",
+        "lanes": "text",
     },
 )
 DISPATCH = _update(
@@ -226,12 +227,8 @@ DECISIONS_ADD = _insert(
     },
 )
 IN_WINDOW = _both(
-    "SELECT queue, sum(size) FROM chunks WHERE done_real IS NULL AND taken_real IS NULL "
-    "GROUP BY queue"
-)
-IN_WINDOW_LANES = _both(
-    "SELECT lane, count(*) FROM jobs WHERE chunk_id IS NOT NULL AND state = 'dispatched' "
-    "AND bucket = ? GROUP BY lane"
+    "SELECT queue, bucket, size, coalesce(lanes, '{}') FROM chunks "
+    "WHERE done_real IS NULL AND taken_real IS NULL"
 )
 
 # --- worker -------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from mailweir.spool.records import (
     Unstorable,
     Work,
 )
-from mailweir.spool.routing import Batch, Routing
+from mailweir.spool.routing import Batch, Routing, Window
 from mailweir.spool.working import Taking, Turn, Working
 
 
@@ -73,6 +73,7 @@ __all__ = [
     "Turn",
     "Unstorable",
     "Whereabouts",
+    "Window",
     "Work",
     "open_spool",
 ]

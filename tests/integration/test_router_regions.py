@@ -102,15 +102,15 @@ def test_regions_change_live(
 
         # and what the broker loses of it is freed: the reconciler counts it too
         broker = redis.Redis.from_url(broker_redis(broker_url(rig.settings)))
-        lost = rig.spool.in_window()["bulk@us"]
+        lost = rig.spool.window().queues["bulk@us"]
         assert lost >= 20
         broker.delete(CELERY_PREFIX + "bulk@us")
         broker.close()
         deadline = time.monotonic() + 20
-        while "bulk@us" in rig.spool.in_window():
+        while "bulk@us" in rig.spool.window().queues:
             loop._reconciler.turn()
             assert time.monotonic() < deadline
-        rig.drain(loop, sum(rig.spool.in_window().values()) + lost)
+        rig.drain(loop, sum(rig.spool.window().queues.values()) + lost)
     assert "bulk@us" not in shown()
     again = Counter(row.queue for row in rig.decisions()[-lost:])
     assert set(again) <= {"bulk@eu", "bulk@ap"}

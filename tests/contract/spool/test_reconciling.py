@@ -115,7 +115,7 @@ def test_20000_jobs_that_wait_30_minutes_are_dispatched_once(spool: Spool) -> No
         assert spool.lost_chunks(15.0, {}) == [], f"after {step * 45} s"
         assert spool.redispatch(spool.lost_chunks(15.0, {}), time.time()) == 0
         send(spool, chunk)
-    assert spool.in_window() == {"bulk": 18_000}
+    assert spool.window().queues == {"bulk": 18_000}
     assert spool.counts()["bulk"] == {"sent": 2000, "dispatched": 18_000}
     assert route(spool) == []
 
@@ -134,7 +134,7 @@ def test_a_chunk_overtaken_long_ago_is_lost(spool: Spool) -> None:
     assert spool.redispatch([lost.id], now) == 1
     assert state_of(spool, lost.jobs[0]) == State.DUE
     assert spool.lost_chunks(15.0, {}) == []
-    assert spool.in_window() == {"bulk": 1}
+    assert spool.window().queues == {"bulk": 1}
     assert fresh.id != lost.id
 
 

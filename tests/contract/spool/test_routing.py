@@ -89,7 +89,7 @@ def test_settle_writes_dispatch_moves_and_decisions_together(spool: Spool) -> No
     where = spool.whereabouts(a)
     assert where is not None
     assert (where.pool, where.source, where.chunk_id) == ("main", "ip1", chunks[0].id)
-    assert spool.in_window() == {"bulk": 1}
+    assert spool.window().queues == {"bulk": 1}
 
 
 def test_nothing_is_written_when_settle_refuses(spool: Spool) -> None:
@@ -212,6 +212,10 @@ def test_the_window_counts_untaken_jobs_per_queue(spool: Spool) -> None:
     accept(spool, 5)
     first = route(spool, limit=2, queue="bulk")
     route(spool, queue="bulk.throttled")
-    assert spool.in_window() == {"bulk": 2, "bulk.throttled": 3}
+    accept(spool, 1, lane="yahoo")
+    route(spool, queue="bulk")
+    assert spool.window().queues == {"bulk": 3, "bulk.throttled": 3}
+    assert spool.window().lanes == {"bulk": {"gmail": 5, "yahoo": 1}}
     send(spool, first[0])
-    assert spool.in_window() == {"bulk.throttled": 3}
+    assert spool.window().queues == {"bulk": 1, "bulk.throttled": 3}
+    assert spool.window().lanes == {"bulk": {"gmail": 3, "yahoo": 1}}

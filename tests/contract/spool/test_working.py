@@ -181,7 +181,7 @@ def test_a_chunk_that_holds_jobs_is_not_closed(spool: Spool) -> None:
     assert (lease.chunk_id, lease.epoch, lease.jobs) == (chunk.id, "epoch1", (two.job.id,))
     spool.turn([outcome(two, chunk)], [chunk.id])
     assert spool.expired_leases() == []
-    assert spool.in_window() == {}
+    assert spool.window().queues == {}
 
 
 def test_renew_prolongs_what_is_ours(spool: Spool) -> None:
