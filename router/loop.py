@@ -103,8 +103,10 @@ class Loop:
         waiting = turn.window.queues
         room = {queue: max(0, sizes[queue] - waiting.get(queue, 0)) for queue in queues}
         ahead = self._ahead(queues, turn)
-        total = min(self._settings.batch, self._mixes[bucket].fits(room))
-        total = self._yielding[bucket].room(total, ahead, time.monotonic())
+        real = time.monotonic()
+        patient = {} if bucket is Bucket.TRANSACTIONAL else sizes
+        total = self._mixes[bucket].fits(room, patient, self._settings.batch, real)
+        total = self._yielding[bucket].room(total, ahead, real)
         if total <= 0 and bucket is self._buckets[-1]:
             return 0
         now = self._clock.now()

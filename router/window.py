@@ -19,7 +19,9 @@ from mailweir.plumbing.settings import RouterSettings
 LOOK_BACK = 10.0  # real seconds of a rate as it is shown
 NEWEST = 0.2  # share of the newest batch in what is known of the mix
 RARE = 0.01  # a queue with a smaller share of the jobs does not bind
+WORTH = 0.05  # share of its window that must be free before a bucket is dispatched again
 PROBE = 10  # jobs looked at while the mix says that there is no room: it may have changed
+PROBE_EVERY = 0.5  # real seconds between two such looks
 
 
 def finished_lately(slots: Mapping[int, int], now: float, seconds: float) -> float:
@@ -36,15 +38,22 @@ class Mix:
 
     def __init__(self) -> None:
         self._shares: dict[str, float] = {}
+        self._probed = 0.0
 
-    def fits(self, room: Mapping[str, int]) -> int:
-        """Jobs to claim so that few are decided for a queue that has no room."""
+    def fits(self, room: Mapping[str, int], sizes: Mapping[str, int], most: int, now: float) -> int:
+        """Jobs to claim, at most ``most``, so that few are decided for a queue that has no room. None while
+        little is free of a large window (``sizes``; a queue that is not named is not made to wait): a chunk
+        of a few jobs costs a worker as much as a full one. ``now``: real monotonic seconds."""
         total = sum(room.values())
-        fit = min(
-            (room.get(q, 0) / share for q, share in self._shares.items() if share >= RARE),
-            default=total,
-        )
-        return min(total, max(PROBE, int(fit)))
+        bound = [(room.get(q, 0) / share, q) for q, share in self._shares.items() if share >= RARE]
+        fit, queue = min(bound, default=(float(total), ""))
+        if fit >= max(1.0, min(most, WORTH * sizes.get(queue, 0))):
+            self._probed = now
+            return min(total, most, int(fit))
+        if now - self._probed < PROBE_EVERY:
+            return 0
+        self._probed = now
+        return min(total, PROBE)
 
     def learn(self, wanted: Mapping[str, int]) -> None:
         """After a batch: jobs by the queue they were decided for, with room or without."""

@@ -178,7 +178,7 @@ class RouterSettings(Section):
         gt=0,
         description="Real seconds of its fleet's work a bucket queue holds at most: what is routed anew stands behind it, so below the 5 s of a failover.",
     )
-    window_min: int = Field(100, ge=1, description="Smallest window of a bucket queue, jobs.")
+    window_min: int = Field(300, ge=1, description="Smallest window of a bucket queue, jobs.")
     window_max: int = Field(20_000, ge=1, description="Largest window of a bucket queue, jobs.")
     chunk: int = Field(100, ge=1, le=500, description="Jobs per chunk, marketing and bulk.")
     chunk_transactional: int = Field(10, ge=1, le=500, description="Jobs per chunk, transactional.")
