@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from mailweir.contracts.events import BounceClass, Classification, Suppress
-from mailweir.mail.classify_rules import Asked, CategoryRow, Rule, rules
+from mailweir.mail.classify_rules import LOOSE, Asked, CategoryRow, Rule, rules
 from mailweir.mail.providers import known_provider
 from mailweir.mail.reply import MAX_CHARS, Reply, code_of, enhanced_of, read, retry_hint
 
@@ -23,19 +23,9 @@ PROVIDER, TEXT, STRONG, WEAK, PLAIN, STAGE = 0.95, 0.9, 0.8, 0.6, 0.5, 0.4
 DEFINITE = 0.7
 """Below this a hard verdict asks for no suppression: it takes a second one a day later."""
 
-_GUESSED = frozenset(
-    {
-        "recipient-rejected",
-        "recipient-refused",
-        "recipient-negated",
-        "mail-action",
-        "policy",
-        "server",
-        "relay-any",
-    }
-)
 _GUESS = 0.75
 _HEARSAY = 0.65  # the same, and neither stage nor code says that it is about the recipient
+_LOOSE = 0.55  # single words
 
 
 def classify(
@@ -67,15 +57,19 @@ def _classify(
     rule = rules().first(reply.text, asked)
     if rule is not None:
         sure = PROVIDER if rule.providers or rule.enhanced else TEXT
-        if rule.id in _GUESSED:
+        if rule.doubt:
             sure = _GUESS if reply.code or reply.enhanced else STAGE
             told = stage in ("rcpt", "dsn") or (reply.enhanced or "")[2:4] == "1."
-            if not told and rules().categories[rule.category].cls == "hard":
+            if not told and _hard(rule.category):
                 sure = min(sure, _HEARSAY)
-        if rule.id in _GUESSED:
+            if rule.doubt == LOOSE:
+                sure = min(sure, _LOOSE)
             coded = _by_strong_code(reply, permanent, stage)
-            if coded is not None:
+            both = rule.category == "inactive_mailbox" and coded and _hard(coded.category)
+            if coded is not None and not both:
                 return coded
+            if rule.doubt == LOOSE and reply.code in _SYNTAX:
+                return _by_code(reply, permanent, stage, first_contact)
         overruled = _by_precise_code(rule, reply, permanent, stage)
         if overruled is not None:
             return overruled
@@ -99,9 +93,13 @@ def _by_precise_code(
         if coded is not None and coded.category in _PRECISE:
             return coded
     syntax = reply.code in _SYNTAX and (reply.enhanced or "5.5.0")[2:4] == "5."
-    if syntax and stage not in ("rcpt", "dsn") and rules().categories[rule.category].cls == "hard":
+    if syntax and stage not in ("rcpt", "dsn") and _hard(rule.category):
         return _answer("protocol_error", reply, PLAIN, f"code-{reply.code}", None, stage)
     return None
+
+
+def _hard(category: str) -> bool:
+    return rules().categories[category].cls == "hard"
 
 
 _VAGUE = frozenset({"rate_limited", "server_error", "policy_block"})

@@ -16,6 +16,9 @@ import msgspec
 from mailweir.mail.providers import read_data
 
 
+FIRM, DOUBTFUL, LOOSE = range(3)
+
+
 class CategoryRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a category means; see rules_categories.yaml."""
 
@@ -48,6 +51,7 @@ class _Row(msgspec.Struct, forbid_unknown_fields=True):
     permanent: bool | None = None
     retry_after: float | None = None
     stage_not: list[str] = []
+    doubtful: bool = False
 
 
 class Rule(NamedTuple):
@@ -63,6 +67,7 @@ class Rule(NamedTuple):
     permanent: bool | None
     retry_after: float | None
     stage_not: frozenset[str]
+    doubt: int  # FIRM, DOUBTFUL, LOOSE
 
 
 class Asked(NamedTuple):
@@ -167,7 +172,7 @@ def rules() -> Rules:
         msgspec.convert(read_data("enhanced_codes.yaml")["codes"], dict[str, CodeRow]),
         [],
     )
-    for name in ("rules_providers.yaml", "rules_text.yaml"):
+    for name in ("rules_providers.yaml", "rules_text.yaml", "rules_words.yaml"):
         raw = read_data(name)
         macros: dict[str, str] = raw.get("macros", {})
         for fields in raw["rules"]:
@@ -175,7 +180,8 @@ def rules() -> Rules:
             if row.category not in book.categories:
                 raise msgspec.ValidationError(f"{name}: {row.id}: no category {row.category!r}")
             number = len(book.rules)
-            book.rules.append(_rule(row, macros))
+            doubt = LOOSE if name == "rules_words.yaml" else int(row.doubtful)
+            book.rules.append(_rule(row, macros, doubt))
             for text in [row.text] if isinstance(row.text, str) else row.text:
                 book.add(number, _expand(text, macros))
             if not row.text:
@@ -183,7 +189,7 @@ def rules() -> Rules:
     return book
 
 
-def _rule(row: _Row, macros: dict[str, str]) -> Rule:
+def _rule(row: _Row, macros: dict[str, str], doubt: int) -> Rule:
     return Rule(
         row.id,
         row.category,
@@ -195,6 +201,7 @@ def _rule(row: _Row, macros: dict[str, str]) -> Rule:
         row.permanent,
         row.retry_after,
         frozenset(row.stage_not),
+        doubt,
     )
 
 
