@@ -86,7 +86,7 @@ def _by_precise_code(
     rule: Rule, reply: Reply, permanent: bool, stage: str | None
 ) -> Classification | None:
     """What a code says more precisely than words anyone may use."""
-    if rule.providers or rule.enhanced or rule.source.startswith("Google"):
+    if rule.named:
         return None
     if rule.category in _VAGUE:
         coded = _by_strong_code(reply, permanent, stage)

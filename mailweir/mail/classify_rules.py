@@ -68,6 +68,7 @@ class Rule(NamedTuple):
     retry_after: float | None
     stage_not: frozenset[str]
     doubt: int  # FIRM, DOUBTFUL, LOOSE
+    named: bool  # what one provider or program says, not words anyone may use
 
 
 class Asked(NamedTuple):
@@ -181,7 +182,7 @@ def rules() -> Rules:
                 raise msgspec.ValidationError(f"{name}: {row.id}: no category {row.category!r}")
             number = len(book.rules)
             doubt = LOOSE if name == "rules_words.yaml" else int(row.doubtful)
-            book.rules.append(_rule(row, macros, doubt))
+            book.rules.append(_rule(row, macros, doubt, name == "rules_providers.yaml"))
             for text in [row.text] if isinstance(row.text, str) else row.text:
                 book.add(number, _expand(text, macros))
             if not row.text:
@@ -189,7 +190,7 @@ def rules() -> Rules:
     return book
 
 
-def _rule(row: _Row, macros: dict[str, str], doubt: int) -> Rule:
+def _rule(row: _Row, macros: dict[str, str], doubt: int, named: bool) -> Rule:
     return Rule(
         row.id,
         row.category,
@@ -202,6 +203,7 @@ def _rule(row: _Row, macros: dict[str, str], doubt: int) -> Rule:
         row.retry_after,
         frozenset(row.stage_not),
         doubt,
+        named,
     )
 
 
