@@ -50,6 +50,7 @@ _WRAPPED = re.compile(
 _OWN_WORDS = re.compile(
     r"\(?\bin (?:reply|response) to (?:the )?[a-z -]{3,40}? command\)?\)?|"
     r"\bsmtp error from remote (?:mail )?server after [a-z ]{3,30}(?:<[^>]{0,200}>)?(?: size=\d+)?:|"
+    r"\bhost [^\s\[]{1,200}(?:\[[^\]]{0,60}\])? said:|"
     r"^\s*delivery temporarily suspended:|, ?relay ?= ?\[[^\]]{0,60}\]|"
     r"(?<![\w:/.])/(?:[\w.\-]+/)+[\w.\-]*|"
     r": ?retry time(?:out)? (?:exceeded|not reached)[^;]{0,80}$|/?\bgiving up on [\d.:a-f]+\W*$",
@@ -104,9 +105,11 @@ def read(reply: str) -> Reply:
     stage_found = _IN_REPLY_TO.search(text)
     quotations = list(_QUOTED.finditer(text))  # the last one is the nearest to the remote
     inner = _DIAGNOSTIC_TYPE.sub("", text)
-    if quotations:
+    if _CODE_AT_START.match(inner):
+        pass  # the remote's own reply; whom it quotes ("host x said: 550 ...") is its reason
+    elif quotations:
         inner = text[quotations[-1].end() :]
-    elif not _CODE_AT_START.match(inner):
+    else:
         wrapped = _WRAPPED.search(inner)
         inner = inner[wrapped.end() :] if wrapped else inner
     code = _code(inner) or _code(text)
