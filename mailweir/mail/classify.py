@@ -55,6 +55,9 @@ def _classify(
     permanent = is_permanent(reply)
     asked = Asked(reply.code, reply.enhanced, permanent, provider, stage)
     rule = rules().first(reply.text, asked)
+    if rule is not None and _hard(rule.category) and (stage == "auth" or reply.code in _LOGIN):
+        # whatever is unknown or disabled here is our login
+        return _answer("relay_denied", reply, PLAIN, f"code-{reply.code}", None, stage)
     if rule is not None:
         sure = PROVIDER if rule.providers or rule.enhanced else TEXT
         if rule.doubt:
