@@ -95,6 +95,10 @@ def _by_precise_code(
         coded = _by_strong_code(reply, permanent, stage)
         if coded is not None and coded.category in _PRECISE:
             return coded
+    if _hard(rule.category) and reply.enhanced is not None and reply.enhanced[2:] != "1.7":
+        coded = _by_strong_code(reply, permanent, stage)
+        if coded is not None and coded.category in _OTHER_SUBJECTS:
+            return coded
     syntax = reply.code in _SYNTAX and (reply.enhanced or "5.5.0")[2:4] == "5."
     if syntax and stage not in ("rcpt", "dsn") and _hard(rule.category):
         return _answer("protocol_error", reply, PLAIN, f"code-{reply.code}", None, stage)
@@ -108,6 +112,10 @@ def _hard(category: str) -> bool:
 _VAGUE = frozenset({"rate_limited", "server_error", "policy_block"})
 _PRECISE = frozenset({"mailbox_full", "auth_failure", "dns_config", "too_many_recipients"})
 """Categories whose enhanced code nobody uses for anything else, unlike 5.1.1 or 5.7.1."""
+
+_OTHER_SUBJECTS = frozenset({"sender_rejected", "content_rejected", "auth_failure"})
+"""Categories whose strong code (x.1.8, x.6.z, x.7.2z) says that no words are about the recipient.
+Not x.1.7, which some say of the recipient's address."""
 
 _SYNTAX = frozenset({500, 501, 502, 503, 504})
 """Codes that speak of the command (RFC 5321 4.2.1), unless the recipient's own command failed."""

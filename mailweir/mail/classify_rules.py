@@ -90,6 +90,7 @@ class Rules:
         self.categories = categories
         self.codes = codes
         self.rules = rows
+        self.veto = ""  # regular expression: what no generic rule may call a hard bounce
         self.patterns: list[tuple[int, str]] = []  # (rule, regular expression), in order
         self._always: list[int] = []
         self._foreign: list[int] = []  # the same, and never in an ASCII text
@@ -144,8 +145,7 @@ class Rules:
                     found.update(words[word])
         return sorted(found)
 
-    @staticmethod
-    def _fits(rule: Rule, text: str, asked: Asked) -> bool:
+    def _fits(self, rule: Rule, text: str, asked: Asked) -> bool:
         if rule.permanent is not None and rule.permanent is not asked.permanent:
             return False
         if rule.providers and asked.provider not in rule.providers:
@@ -156,6 +156,10 @@ class Rules:
             return False
         if asked.stage in rule.stage_not:
             return False
+        if not rule.named and self.categories[rule.category].cls == "hard":
+            # words anyone may use, beside words about us: what is unknown or closed may be ours
+            if self.veto and _compiled(self.veto).search(text):
+                return False
         return not (rule.unless and _compiled(rule.unless).search(text))
 
 
@@ -176,6 +180,8 @@ def rules() -> Rules:
     for name in ("rules_providers.yaml", "rules_text.yaml", "rules_words.yaml"):
         raw = read_data(name)
         macros: dict[str, str] = raw.get("macros", {})
+        if "never_hard" in raw:
+            book.veto = "|".join(_expand(text, macros) for text in raw["never_hard"])
         for fields in raw["rules"]:
             row = msgspec.convert(fields, _Row)
             if row.category not in book.categories:
