@@ -90,7 +90,7 @@ class Rules:
         self.categories = categories
         self.codes = codes
         self.rules = rows
-        self.veto = ""  # regular expression: what no generic rule may call a hard bounce
+        self.vetoes: list[tuple[tuple[str, ...], str]] = []  # (words needed, regular expression)
         self.patterns: list[tuple[int, str]] = []  # (rule, regular expression), in order
         self._always: list[int] = []
         self._foreign: list[int] = []  # the same, and never in an ASCII text
@@ -158,8 +158,9 @@ class Rules:
             return False
         if not rule.named and self.categories[rule.category].cls == "hard":
             # words anyone may use, beside words about us: what is unknown or closed may be ours
-            if self.veto and _compiled(self.veto).search(text):
-                return False
+            for words, pattern in self.vetoes:
+                if any(word in text for word in words) and _compiled(pattern).search(text):
+                    return False
         return not (rule.unless and _compiled(rule.unless).search(text))
 
 
@@ -180,8 +181,9 @@ def rules() -> Rules:
     for name in ("rules_providers.yaml", "rules_text.yaml", "rules_words.yaml"):
         raw = read_data(name)
         macros: dict[str, str] = raw.get("macros", {})
-        if "never_hard" in raw:
-            book.veto = "|".join(_expand(text, macros) for text in raw["never_hard"])
+        for text in raw.get("never_hard", []):
+            pattern = _expand(text, macros)
+            book.vetoes.append((literals(pattern), pattern))
         for fields in raw["rules"]:
             row = msgspec.convert(fields, _Row)
             if row.category not in book.categories:
