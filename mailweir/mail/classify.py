@@ -94,7 +94,9 @@ def _by_precise_code(
     if rule.category in _VAGUE:
         coded = _by_strong_code(reply, permanent, stage)
         if coded is not None and coded.category in _PRECISE:
-            return coded
+            many = coded.category == "too_many_recipients"
+            if not many or "recip" in reply.text or "rcpt" in reply.text:
+                return coded
     if _hard(rule.category) and reply.enhanced is not None and reply.enhanced[2:] != "1.7":
         coded = _by_strong_code(reply, permanent, stage)
         if coded is not None and coded.category in _OTHER_SUBJECTS:
