@@ -30,6 +30,12 @@ _ESCAPED_NEWLINE = re.compile(r"(?:\\r)?\\n")
 _DIAGNOSTIC_TYPE = re.compile(
     r"^\s*(?:sm[tp]{2}|x-[a-z0-9-]{1,30}|x400|lmtp)\s*;\s*", re.IGNORECASE
 )
+# how our side, or a Postfix on it, hands the remote's reply on
+_HANDED_ON = re.compile(
+    r"^(?:<?[^\s<>]{1,200}@[^\s<>]{1,200}>?:\s+)?host [^\s\[]{1,200}(?:\[[^\]]{0,60}\])? said:\s+"
+    r"(?=[245]\d\d[ \-])",
+    re.IGNORECASE,
+)
 # where another MTA quotes the remote: what follows is the reply itself
 _QUOTED = re.compile(
     r"(?:\bsaid:|\]:|\bunknown address error (?=['\"]?[45]\d\d)|"
@@ -44,13 +50,15 @@ _QUOTED = re.compile(
 # where a program wraps the reply in words of its own, the reply begins with its code:
 # "SMTP error from remote mail server after RCPT TO:<u@h>: 550 ...", "SMTPDataError: (554, b'...')"
 _WRAPPED = re.compile(
-    r"(?:[:;]\s+|[({]\s*)['\"]?(?=(?:[45]\d\d)(?:[ \-]|,\s*b?['\"]))", re.IGNORECASE
+    r"(?:(?<!smtp code)[:;]\s+|[({]\s*)['\"]?(?=(?:[45]\d\d)(?:[ \-]|,\s*b?['\"]))",
+    re.IGNORECASE,
 )
 # what an MTA adds about itself: no word of it may decide
 _OWN_WORDS = re.compile(
     r"\(?\bin (?:reply|response) to (?:the )?[a-z -]{3,40}? command\)?\)?|"
     r"\bsmtp error from remote (?:mail )?server after [a-z ]{3,30}(?:<[^>]{0,200}>)?(?: size=\d+)?:|"
     r"\bhost [^\s\[]{1,200}(?:\[[^\]]{0,60}\])? said:|"
+    r"^.{0,160}?\bcommand failed:? detail:|\bsmtp code: \d{3}(?: additional smtp info:)?|"
     r"^\s*delivery temporarily suspended:|, ?relay ?= ?\[[^\]]{0,60}\]|"
     r"(?<![\w:/.])/(?:[\w.\-]+/)+[\w.\-]*|"
     r": ?retry time(?:out)? (?:exceeded|not reached)[^;]{0,80}$|/?\bgiving up on [\d.:a-f]+\W*$",
@@ -104,7 +112,7 @@ def read(reply: str) -> Reply:
         text = text.replace("_", " ")  # as qmail writes its log
     stage_found = _IN_REPLY_TO.search(text)
     quotations = list(_QUOTED.finditer(text))  # the last one is the nearest to the remote
-    inner = _DIAGNOSTIC_TYPE.sub("", text)
+    inner = _HANDED_ON.sub("", _DIAGNOSTIC_TYPE.sub("", text))
     if _CODE_AT_START.match(inner):
         pass  # the remote's own reply; whom it quotes ("host x said: 550 ...") is its reason
     elif quotations:
