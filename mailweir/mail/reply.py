@@ -59,6 +59,7 @@ _OWN_WORDS = re.compile(
     r"\bsmtp error from remote (?:mail )?server after [a-z ]{3,30}(?:<[^>]{0,200}>)?(?: size=\d+)?:|"
     r"\bhost [^\s\[]{1,200}(?:\[[^\]]{0,60}\])? said:|"
     r"^.{0,160}?\bcommand failed:? detail:|\bsmtp code: \d{3}(?: additional smtp info:)?|"
+    r"\br=\w+ t=\w+ (?:defer \(-?\d+\):)?|"
     r"^\s*delivery temporarily suspended:|, ?relay ?= ?\[[^\]]{0,60}\]|"
     r"(?<![\w:/.])/(?:[\w.\-]+/)+[\w.\-]*|"
     r": ?retry time(?:out)? (?:exceeded|not reached)[^;]{0,80}$|/?\bgiving up on [\d.:a-f]+\W*$",
@@ -73,6 +74,7 @@ _READ_MORE = re.compile(
 _PAGE = re.compile(r"(https?://[^\s?]{1,200})\?(?:[^\s]*?\b(p=[a-z]+))?\S*", re.IGNORECASE)
 _CODE_AT_START = re.compile(r"^\W{0,4}(?:sm[tp]{2};\s*)?([2-5]\d\d)(?![\d.])(?:[ \-:,#]|$)")
 _CODE_ANYWHERE = re.compile(r"(?<![\d.\-/:#])([45]\d\d)(?=[ \-]\D|[ \-]\d\.\d|:\s)(?!-\d)")
+_CODE_NAMED = re.compile(r"\b(?:code|error|status)[:=]? ?[\[(\"']{0,2}([45]\d\d)\b(?!\.)")
 _ENHANCED = re.compile(r"(?<![\d.])([245])\.(\d{1,2})\.(\d{1,3})(?!\d|\.\d)")
 _ACCEPTED = re.compile(r"2\d\d[ \-]2\.(\d{1,2})\.(\d{1,3})(?= )")
 _ENHANCED_IN_TEXT = re.compile(r"(?<![\d.])#?[245]\.\d{1,2}\.\d{1,3}(?!\d|\.\d)")
@@ -138,7 +140,9 @@ def _qmail_stage(text: str) -> str | None:
 
 
 def _code(text: str) -> int | None:
-    found = _CODE_AT_START.match(text) or _CODE_ANYWHERE.search(text)
+    found = (
+        _CODE_AT_START.match(text) or _CODE_ANYWHERE.search(text) or _CODE_NAMED.search(text.lower())
+    )
     return int(found[1]) if found else None
 
 
