@@ -43,7 +43,7 @@ _QUOTED = re.compile(
     r"\bthe error that the other server returned was:|"
     r"\bthe response (?:from the remote server )?was:|"
     r"\bremote server (?:returned|replied|responded)(?: with)?:?|\bserver response(?: was)?:|"
-    r"\bsmtp;|<<<)\s*"
+    r"\bsmtp;|<<<|\b(?:result|response|cause)=)\s*"
     r"['\"(]?(?=[245]\d\d[ \-]|[245]\.\d{1,3}\.\d{1,3})",
     re.IGNORECASE,
 )
@@ -59,6 +59,7 @@ _OWN_WORDS = re.compile(
     r"\bsmtp error from remote (?:mail )?server after [a-z ]{3,30}(?:<[^>]{0,200}>)?(?: size=\d+)?:|"
     r"\bhost [^\s\[]{1,200}(?:\[[^\]]{0,60}\])? said:|"
     r"^.{0,160}?\bcommand failed:? detail:|\bsmtp code: \d{3}(?: additional smtp info:)?|"
+    r"; from=<[^>]{0,200}> (?:to=<[^>]{0,200}> )?proto=\w+(?: helo=<[^>]{0,200}>)?|"
     r"\br=\w+ t=\w+ (?:defer \(-?\d+\):)?|"
     r"^\s*delivery temporarily suspended:|, ?relay ?= ?\[[^\]]{0,60}\]|"
     r"(?<![\w:/.])/(?:[\w.\-]+/)+[\w.\-]*|"
