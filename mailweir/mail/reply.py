@@ -43,23 +43,36 @@ _QUOTED = re.compile(
     r"\bthe error that the other server returned was:|"
     r"\bthe response (?:from the remote server )?was:|"
     r"\bremote server (?:returned|replied|responded)(?: with)?:?|\bserver response(?: was)?:|"
-    r"\bsmtp;|<<<|\b(?:result|response|cause)=)\s*"
-    r"['\"(]?(?=[245]\d\d[ \-]|[245]\.\d{1,3}\.\d{1,3})",
+    r"\bsmtp;|<<<|\b(?:result|response|cause|stat)=|\bwith code|\bwith message|"
+    r"\(code:|\"code\":|\b[45]\.\d\.\d - [a-z ]{5,50})\s*"
+    r"['\"(]{0,2}(?=[245]\d\d[ \-,'\"]|[245]\.\d{1,3}\.\d{1,3})",
     re.IGNORECASE,
 )
 # where a program wraps the reply in words of its own, the reply begins with its code:
 # "SMTP error from remote mail server after RCPT TO:<u@h>: 550 ...", "SMTPDataError: (554, b'...')"
 _WRAPPED = re.compile(
-    r"(?:(?<!smtp code)[:;]\s+|[({]\s*)['\"]?(?=(?:[45]\d\d)(?:[ \-]|,\s*b?['\"]))",
+    r"(?:(?<!smtp code)[:;]\s+(?:<[^<>\s]{1,200}>\s+)?|[({]\s*)['\"]?"
+    r"(?=(?:[45]\d\d)(?:[ \-]|,\s*b?['\"]))",
     re.IGNORECASE,
 )
+# code and text as two values: (550, b'...'), '550', ['...'], 550 (5.1.1) '...'
+_TWO_VALUES = re.compile(
+    r"^\W{0,3}([245]\d\d)['\"]?[,\-]?\s*(?:\(([45]\.\d{1,3}\.\d{1,3})\)\s*)?"
+    r"(?:response:\s*|\"message\":\s*\"|(?:b?['\"]|\[['\"]?)+)"
+)
+_OPENING = re.compile(r"^(?:b?['\"\[({]|<?-+>?\s)+\s*", re.IGNORECASE)
+_LEFT_OVER = re.compile(r"^(?:b?['\"]|<?-+>?\s|[\[({](?=\s))+\s*")
+_CLOSING = re.compile(r"(?:['\"\]})]|(?<!@)>|\s#smtp#|(?<=\))\.)+$")
 # what an MTA adds about itself: no word of it may decide
 _OWN_WORDS = re.compile(
     r"\(?\bin (?:reply|response) to (?:the )?[a-z -]{3,40}? command\)?\)?|"
     r"\bsmtp error from remote (?:mail )?server after [a-z ]{3,30}(?:<[^>]{0,200}>)?(?: size=\d+)?:|"
     r"\bhost [^\s\[]{1,200}(?:\[[^\]]{0,60}\])? said:|"
+    r"^[a-z ,.\-]{3,150}the server response was:(?=\s*\S)|"
+    r"\bsmtp error \(\d{3}\): failed to (?:add recipient|set sender|send message)(?: \"[^\"]*\")?|"
     r"^.{0,160}?\bcommand failed:? detail:|\bsmtp code: \d{3}(?: additional smtp info:)?|"
-    r"; from=<[^>]{0,200}> (?:to=<[^>]{0,200}> )?proto=\w+(?: helo=<[^>]{0,200}>)?|"
+    r";? from=<[^>]{0,200}> (?:to=<[^>]{0,200}> )?proto=\w+(?: helo=<[^>]{0,200}>)?|"
+    r" \(delivery attempts: \d{1,9}\)|\",\s*\"[a-z_\-]{2,30}\":.*$|"
     r"\br=\w+ t=\w+ (?:defer \(-?\d+\):)?|"
     r"^\s*delivery temporarily suspended:|, ?relay ?= ?\[[^\]]{0,60}\]|"
     r"(?<![\w:/.])/(?:[\w.\-]+/)+[\w.\-]*|"
@@ -123,6 +136,10 @@ def read(reply: str) -> Reply:
     else:
         wrapped = _WRAPPED.search(inner)
         inner = inner[wrapped.end() :] if wrapped else inner
+    inner = _TWO_VALUES.sub(r"\1 \2 ", _OPENING.sub("", inner))
+    again = inner.find(f": {inner[:16]}", 16)  # ZoneMTA and Forward Email say it twice
+    if again > 0 and inner[:3].isdigit():
+        inner = inner[:again]
     code = _code(inner) or _code(text)
     enhanced = _enhanced(inner) or _enhanced(text)
     inner = _PAGE.sub(lambda page: page[1] + ("?" + page[2] if page[2] else ""), inner)
@@ -131,6 +148,7 @@ def read(reply: str) -> Reply:
     if code is not None:  # the code of every line; another number may be a wait or a size
         plain = re.sub(rf"(?:^|(?<=[\s;:])){code}[ \-]+(?=\S)", " ", plain + " ")
     plain = _BLANKS.sub(" ", plain).strip()
+    plain = _LEFT_OVER.sub("", _CLOSING.sub("", plain))
     stage = _STAGE_OF[stage_found[1].lower()] if stage_found else _qmail_stage(text)
     return Reply(plain, code, enhanced, stage)
 
