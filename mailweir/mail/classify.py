@@ -8,6 +8,7 @@ on real replies are in ``docs/classification.md``. Pure, bounded, never raises.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 from mailweir.contracts.events import BounceClass, Classification, Suppress
@@ -125,12 +126,16 @@ _SYNTAX = frozenset({500, 501, 502, 503, 504})
 
 def is_permanent(reply: Reply) -> bool:
     """5yz, by the first digit of the code, which outranks the enhanced code where they disagree; a
-    reply without any code comes from a report of failure and counts as permanent."""
+    reply without any code comes from a report of failure and counts as permanent, unless its words say
+    otherwise."""
     if reply.code is not None:
         return reply.code >= 500
     if reply.enhanced is not None:
         return reply.enhanced[0] == "5"
-    return True
+    return not _PASSING.search(reply.text)
+
+
+_PASSING = re.compile(r"\btemporar(?:y|ily) (?:\w+ )?(?:reject|refus|fail|defer|unavail|delay)|\bdeferred\b|^defer\b")
 
 
 def _by_strong_code(reply: Reply, permanent: bool, stage: str | None) -> Classification | None:
