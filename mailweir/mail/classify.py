@@ -135,7 +135,9 @@ def is_permanent(reply: Reply) -> bool:
     return not _PASSING.search(reply.text)
 
 
-_PASSING = re.compile(r"\btemporar(?:y|ily) (?:\w+ )?(?:reject|refus|fail|defer|unavail|delay)|\bdeferred\b|^defer\b")
+_PASSING = re.compile(
+    r"\btemporar(?:y|ily) (?:\w+ )?(?:reject|refus|fail|defer|unavail|delay)|\bdeferred\b|^defer\b"
+)
 
 
 def _by_strong_code(reply: Reply, permanent: bool, stage: str | None) -> Classification | None:

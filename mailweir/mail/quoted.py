@@ -13,10 +13,14 @@ _DIAGNOSTIC_TYPE = re.compile(
     r"^\s*(?:sm[tp]{2}|x-[a-z0-9-]{1,30}|x400|lmtp)\s*;\s*", re.IGNORECASE
 )
 CODE_AT_START = re.compile(r"^\W{0,4}(?:sm[tp]{2};\s*)?([2-5]\d\d)(?![\d.])(?:[ \-:,#]|$)")
-# how our side, or a Postfix on it, hands the remote's reply on
+_ENHANCED_AT_START = re.compile(r"^[245]\.\d{1,3}\.\d{1,3} (?!- )")
+# how our side, a Postfix or an Exim hands on the reply it got
 _HANDED_ON = re.compile(
-    r"^(?:<?[^\s<>]{1,200}@[^\s<>]{1,200}>?:\s+)?host [^\s\[]{1,200}(?:\[[^\]]{0,60}\])? said:\s+"
-    r"(?=[245]\d\d[ \-])",
+    r"^(?:(?:.{0,400}?\bstatus=\w+ \(|<?[^\s<>]{1,200}@[^\s<>]{1,200}>?:\s+)?"
+    r"host [^\s\[]{1,200}(?:\[[^\]]{0,60}\])? said:|"
+    r".{0,400}?\bsmtp error from remote mail(?:er| server) after [a-z ]{3,30}(?::<[^>]{0,200}>)?"
+    r"(?: size=\d+)?:(?:\s+host \S{1,200} \[[^\]]{0,60}\]:)?)\s+"
+    r"(?=[245]\d\d[ \-]|[245]\.\d{1,3}\.\d{1,3} )",
     re.IGNORECASE,
 )
 # where another MTA quotes the remote: what follows is the reply itself
@@ -78,7 +82,7 @@ def own_reply(text: str) -> str:
     then it is the remote's own reply, and whom that quotes ("host x said: 550 ...") is its reason.
     """
     inner = _HANDED_ON.sub("", _DIAGNOSTIC_TYPE.sub("", text))
-    if not CODE_AT_START.match(inner):
+    if not CODE_AT_START.match(inner) and not _ENHANCED_AT_START.match(inner):
         quotations = list(_QUOTED.finditer(text))
         if quotations:
             inner = text[quotations[-1].end() :]
