@@ -15,7 +15,6 @@ import msgspec
 
 from mailweir.mail.providers import read_data
 
-
 FIRM, DOUBTFUL, LOOSE = range(3)
 
 
