@@ -14,7 +14,7 @@ from functools import lru_cache
 from mailweir.contracts.events import BounceClass, Classification, Suppress
 from mailweir.mail.classify_rules import LOOSE, Asked, CategoryRow, Rule, rules
 from mailweir.mail.providers import known_provider
-from mailweir.mail.reply import MAX_CHARS, Reply, code_of, enhanced_of, read, retry_hint
+from mailweir.mail.reply import MAX_CHARS, Reply, code_of, enhanced_of, read, retry_hint, stage_of
 
 __all__ = ["classify", "code_of", "enhanced_of"]
 
@@ -50,7 +50,7 @@ def _classify(
     text: str, provider: str | None, stage: str | None, first_contact: bool
 ) -> Classification:
     reply = read(text)
-    stage = (stage or reply.stage or "").lower() or None
+    stage = stage_of(stage) if stage else reply.stage
     if reply.code is not None and reply.code < 400:
         return _answer("unknown", reply, 1.0, "success")
     permanent = is_permanent(reply)

@@ -2,7 +2,7 @@
 
 A rule's patterns are ordinary regular expressions over the reply's plain text (mailweir.mail.reply). Trying
 hundreds of them costs more than a reply is worth, so each pattern is asked only where one of the words it
-cannot match without occurs in the text; those words are read off the pattern itself (:func:`literals`).
+cannot match without occurs in the text; those words are read off the pattern itself (mailweir.mail.needed_words).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from mailweir.mail.needed_words import SHORTEST, literals
 from mailweir.mail.providers import read_data
 
 FIRM, DOUBTFUL, LOOSE = range(3)
@@ -109,7 +110,7 @@ class Rules:
         for word in words:
             if word not in self._words:
                 self._words[word] = []
-                self._index.setdefault(word[:_SHORTEST], []).append(word)
+                self._index.setdefault(word[:SHORTEST], []).append(word)
             self._words[word].append(number)
 
     def add_textless(self, rule: int) -> None:
@@ -134,7 +135,7 @@ class Rules:
     def candidates(self, text: str) -> list[int]:
         """Numbers of the patterns that may match, in order: no other can."""
         index, words = self._index, self._words
-        grams = {text[i : i + _SHORTEST] for i in range(len(text))}
+        grams = {text[i : i + SHORTEST] for i in range(len(text))}
         found = set(self._always)
         if not text.isascii():
             found.update(self._foreign)
@@ -230,79 +231,3 @@ def _codes(item: str) -> list[str]:
         return [".".join(parts)]
     low, high = int(parts[1]), int(last.split(".")[-1])
     return [f"{parts[0]}.{detail}" for detail in range(low, high + 1)]
-
-
-_SHORTEST = 3
-_QUANTIFIER = re.compile(r"[?*+]\??|\{\d+(?:,\d*)?\}\??")
-
-
-def literals(pattern: str) -> tuple[str, ...]:
-    """Words of which every text the pattern matches holds at least one; none when that is unknown.
-
-    Understands what our patterns are written in: literal text, escapes, classes, groups, alternatives
-    and quantifiers. Anything else ends a run of literal text.
-    """
-    found, end = _alternatives(pattern, 0)
-    return () if end != len(pattern) or found is None else tuple(sorted(found))
-
-
-def _alternatives(pattern: str, at: int) -> tuple[frozenset[str] | None, int]:
-    words: frozenset[str] | None = frozenset()
-    while True:
-        found, at = _sequence(pattern, at)
-        words = None if found is None or words is None else words | found
-        if at >= len(pattern) or pattern[at] == ")":
-            return words, at
-        at += 1  # over "|"
-
-
-def _sequence(pattern: str, at: int) -> tuple[frozenset[str] | None, int]:
-    """The best set of needed words in one alternative, and where it ends (at ``|``, ``)`` or the end)."""
-    best: frozenset[str] | None = None
-    run = ""
-
-    def offer(words: frozenset[str] | None) -> None:
-        nonlocal best
-        if words and min(map(len, words)) >= _SHORTEST:
-            key = min(map(len, words)) - len(words) / 8
-            if best is None or key > min(map(len, best)) - len(best) / 8:
-                best = words
-
-    while at < len(pattern) and pattern[at] not in "|)":
-        char = pattern[at]
-        words: frozenset[str] | None = None
-        literal = ""
-        if char == "(":
-            body = at + (3 if pattern.startswith("(?:", at) else 1)
-            words, at = _alternatives(pattern, body)
-            at += 1
-        elif char == "[":
-            at = pattern.index("]", at + 2) + 1
-        elif char == "\\":
-            literal = "" if pattern[at + 1].isalnum() else pattern[at + 1]
-            at += 2
-        elif char in ".^$":
-            at += 1
-        else:
-            literal = char
-            at += 1
-        quantifier = _QUANTIFIER.match(pattern, at) if pattern[at : at + 1] in "?*+{" else None
-        if quantifier:
-            at = quantifier.end()
-            optional = quantifier[0][0] in "?*" or quantifier[0].startswith("{0")
-            if optional:
-                words, literal = None, ""
-            elif literal:  # one or more: the run ends with the first
-                offer(frozenset({run + literal}))
-                run, literal = "", ""
-                continue
-        if literal:
-            run += literal
-            continue
-        if run:
-            offer(frozenset({run}))
-        run = ""
-        offer(words)
-    if run:
-        offer(frozenset({run}))
-    return best, at

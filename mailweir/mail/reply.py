@@ -66,7 +66,15 @@ _STAGE_OF = {
     "ehlo": "ehlo",
     "starttls": "starttls",
     "initial connection": "connect",
+    "greeting": "banner",
+    "eod": "dot",
 }
+
+
+def stage_of(name: str) -> str:
+    """Our word for an SMTP stage, whatever it is called: ``RCPT TO``, ``mail_from``, ``end-of-data``."""
+    word = name.lower().replace("_", " ").replace("-", " ").strip()
+    return _STAGE_OF.get(word, word)
 
 
 def read(reply: str) -> Reply:
