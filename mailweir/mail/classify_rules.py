@@ -2,7 +2,7 @@
 
 A rule's patterns are ordinary regular expressions over the reply's plain text (mailweir.mail.reply). Trying
 hundreds of them costs more than a reply is worth, so each pattern is asked only where one of the words it
-cannot match without occurs in the text; those words are read off the pattern itself (mailweir.mail.needed_words).
+cannot match without occurs in the text; those words are read off the pattern itself (needed_words.py).
 """
 
 from __future__ import annotations
