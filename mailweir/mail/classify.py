@@ -8,12 +8,13 @@ on real replies are in ``docs/classification.md``. Pure, bounded, never raises.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 from mailweir.contracts.events import BounceClass, Classification, Suppress
-from mailweir.mail.classify_rules import Asked, CategoryRow, Rule, rules
+from mailweir.mail.classify_rules import LOOSE, Asked, CategoryRow, Rule, rules
 from mailweir.mail.providers import known_provider
-from mailweir.mail.reply import MAX_CHARS, Reply, code_of, enhanced_of, read, retry_hint
+from mailweir.mail.reply import MAX_CHARS, Reply, code_of, enhanced_of, read, retry_hint, stage_of
 
 __all__ = ["classify", "code_of", "enhanced_of"]
 
@@ -23,19 +24,9 @@ PROVIDER, TEXT, STRONG, WEAK, PLAIN, STAGE = 0.95, 0.9, 0.8, 0.6, 0.5, 0.4
 DEFINITE = 0.7
 """Below this a hard verdict asks for no suppression: it takes a second one a day later."""
 
-_GUESSED = frozenset(
-    {
-        "recipient-rejected",
-        "recipient-refused",
-        "recipient-negated",
-        "mail-action",
-        "policy",
-        "server",
-        "relay-any",
-    }
-)
 _GUESS = 0.75
 _HEARSAY = 0.65  # the same, and neither stage nor code says that it is about the recipient
+_LOOSE = 0.55  # single words
 
 
 def classify(
@@ -59,23 +50,30 @@ def _classify(
     text: str, provider: str | None, stage: str | None, first_contact: bool
 ) -> Classification:
     reply = read(text)
-    stage = (stage or reply.stage or "").lower() or None
+    stage = stage_of(stage) if stage else reply.stage
     if reply.code is not None and reply.code < 400:
         return _answer("unknown", reply, 1.0, "success")
     permanent = is_permanent(reply)
     asked = Asked(reply.code, reply.enhanced, permanent, provider, stage)
     rule = rules().first(reply.text, asked)
+    if rule is not None and _hard(rule.category) and (stage == "auth" or reply.code in _LOGIN):
+        # whatever is unknown or disabled here is our login
+        return _answer("relay_denied", reply, PLAIN, f"code-{reply.code}", None, stage)
     if rule is not None:
         sure = PROVIDER if rule.providers or rule.enhanced else TEXT
-        if rule.id in _GUESSED:
+        if rule.doubt:
             sure = _GUESS if reply.code or reply.enhanced else STAGE
             told = stage in ("rcpt", "dsn") or (reply.enhanced or "")[2:4] == "1."
-            if not told and rules().categories[rule.category].cls == "hard":
+            if not told and _hard(rule.category):
                 sure = min(sure, _HEARSAY)
-        if rule.id in _GUESSED:
+            if rule.doubt == LOOSE:
+                sure = min(sure, _LOOSE)
             coded = _by_strong_code(reply, permanent, stage)
-            if coded is not None:
+            both = rule.category == "inactive_mailbox" and coded and _hard(coded.category)
+            if coded is not None and not both:
                 return coded
+            if rule.doubt == LOOSE and reply.code in _SYNTAX:
+                return _by_code(reply, permanent, stage, first_contact)
         overruled = _by_precise_code(rule, reply, permanent, stage)
         if overruled is not None:
             return overruled
@@ -92,21 +90,35 @@ def _by_precise_code(
     rule: Rule, reply: Reply, permanent: bool, stage: str | None
 ) -> Classification | None:
     """What a code says more precisely than words anyone may use."""
-    if rule.providers or rule.enhanced or rule.source.startswith("Google"):
+    if rule.named:
         return None
     if rule.category in _VAGUE:
         coded = _by_strong_code(reply, permanent, stage)
         if coded is not None and coded.category in _PRECISE:
+            many = coded.category == "too_many_recipients"
+            if not many or "recip" in reply.text or "rcpt" in reply.text:
+                return coded
+    if _hard(rule.category) and reply.enhanced is not None and reply.enhanced[2:] != "1.7":
+        coded = _by_strong_code(reply, permanent, stage)
+        if coded is not None and coded.category in _OTHER_SUBJECTS:
             return coded
     syntax = reply.code in _SYNTAX and (reply.enhanced or "5.5.0")[2:4] == "5."
-    if syntax and stage not in ("rcpt", "dsn") and rules().categories[rule.category].cls == "hard":
+    if syntax and stage not in ("rcpt", "dsn") and _hard(rule.category):
         return _answer("protocol_error", reply, PLAIN, f"code-{reply.code}", None, stage)
     return None
+
+
+def _hard(category: str) -> bool:
+    return rules().categories[category].cls == "hard"
 
 
 _VAGUE = frozenset({"rate_limited", "server_error", "policy_block"})
 _PRECISE = frozenset({"mailbox_full", "auth_failure", "dns_config", "too_many_recipients"})
 """Categories whose enhanced code nobody uses for anything else, unlike 5.1.1 or 5.7.1."""
+
+_OTHER_SUBJECTS = frozenset({"sender_rejected", "content_rejected", "auth_failure"})
+"""Categories whose strong code (x.1.8, x.6.z, x.7.2z) says that no words are about the recipient.
+Not x.1.7, which some say of the recipient's address."""
 
 _SYNTAX = frozenset({500, 501, 502, 503, 504})
 """Codes that speak of the command (RFC 5321 4.2.1), unless the recipient's own command failed."""
@@ -114,12 +126,18 @@ _SYNTAX = frozenset({500, 501, 502, 503, 504})
 
 def is_permanent(reply: Reply) -> bool:
     """5yz, by the first digit of the code, which outranks the enhanced code where they disagree; a
-    reply without any code comes from a report of failure and counts as permanent."""
+    reply without any code comes from a report of failure and counts as permanent, unless its words say
+    otherwise."""
     if reply.code is not None:
         return reply.code >= 500
     if reply.enhanced is not None:
         return reply.enhanced[0] == "5"
-    return True
+    return not _PASSING.search(reply.text)
+
+
+_PASSING = re.compile(
+    r"\btemporar(?:y|ily) (?:\w+ )?(?:reject|refus|fail|defer|unavail|delay)|\bdeferred\b|^defer\b"
+)
 
 
 def _by_strong_code(reply: Reply, permanent: bool, stage: str | None) -> Classification | None:

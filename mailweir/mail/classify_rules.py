@@ -2,7 +2,7 @@
 
 A rule's patterns are ordinary regular expressions over the reply's plain text (mailweir.mail.reply). Trying
 hundreds of them costs more than a reply is worth, so each pattern is asked only where one of the words it
-cannot match without occurs in the text; those words are read off the pattern itself (:func:`literals`).
+cannot match without occurs in the text; those words are read off the pattern itself (needed_words.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from mailweir.mail.needed_words import SHORTEST, literals
 from mailweir.mail.providers import read_data
+
+FIRM, DOUBTFUL, LOOSE = range(3)
 
 
 class CategoryRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,6 +51,7 @@ class _Row(msgspec.Struct, forbid_unknown_fields=True):
     permanent: bool | None = None
     retry_after: float | None = None
     stage_not: list[str] = []
+    doubtful: bool = False
 
 
 class Rule(NamedTuple):
@@ -63,6 +67,8 @@ class Rule(NamedTuple):
     permanent: bool | None
     retry_after: float | None
     stage_not: frozenset[str]
+    doubt: int  # FIRM, DOUBTFUL, LOOSE
+    named: bool  # what one provider or program says, not words anyone may use
 
 
 class Asked(NamedTuple):
@@ -84,6 +90,7 @@ class Rules:
         self.categories = categories
         self.codes = codes
         self.rules = rows
+        self.vetoes: list[tuple[tuple[str, ...], str]] = []  # (words needed, regular expression)
         self.patterns: list[tuple[int, str]] = []  # (rule, regular expression), in order
         self._always: list[int] = []
         self._foreign: list[int] = []  # the same, and never in an ASCII text
@@ -103,7 +110,7 @@ class Rules:
         for word in words:
             if word not in self._words:
                 self._words[word] = []
-                self._index.setdefault(word[:_SHORTEST], []).append(word)
+                self._index.setdefault(word[:SHORTEST], []).append(word)
             self._words[word].append(number)
 
     def add_textless(self, rule: int) -> None:
@@ -128,7 +135,7 @@ class Rules:
     def candidates(self, text: str) -> list[int]:
         """Numbers of the patterns that may match, in order: no other can."""
         index, words = self._index, self._words
-        grams = {text[i : i + _SHORTEST] for i in range(len(text))}
+        grams = {text[i : i + SHORTEST] for i in range(len(text))}
         found = set(self._always)
         if not text.isascii():
             found.update(self._foreign)
@@ -138,8 +145,7 @@ class Rules:
                     found.update(words[word])
         return sorted(found)
 
-    @staticmethod
-    def _fits(rule: Rule, text: str, asked: Asked) -> bool:
+    def _fits(self, rule: Rule, text: str, asked: Asked) -> bool:
         if rule.permanent is not None and rule.permanent is not asked.permanent:
             return False
         if rule.providers and asked.provider not in rule.providers:
@@ -150,6 +156,11 @@ class Rules:
             return False
         if asked.stage in rule.stage_not:
             return False
+        if not rule.named and self.categories[rule.category].cls == "hard":
+            # words anyone may use, beside words about us: what is unknown or closed may be ours
+            for words, pattern in self.vetoes:
+                if any(word in text for word in words) and _compiled(pattern).search(text):
+                    return False
         return not (rule.unless and _compiled(rule.unless).search(text))
 
 
@@ -167,15 +178,19 @@ def rules() -> Rules:
         msgspec.convert(read_data("enhanced_codes.yaml")["codes"], dict[str, CodeRow]),
         [],
     )
-    for name in ("rules_providers.yaml", "rules_text.yaml"):
+    for name in ("rules_providers.yaml", "rules_text.yaml", "rules_words.yaml"):
         raw = read_data(name)
         macros: dict[str, str] = raw.get("macros", {})
+        for text in raw.get("never_hard", []):
+            pattern = _expand(text, macros)
+            book.vetoes.append((literals(pattern), pattern))
         for fields in raw["rules"]:
             row = msgspec.convert(fields, _Row)
             if row.category not in book.categories:
                 raise msgspec.ValidationError(f"{name}: {row.id}: no category {row.category!r}")
             number = len(book.rules)
-            book.rules.append(_rule(row, macros))
+            doubt = LOOSE if name == "rules_words.yaml" else int(row.doubtful)
+            book.rules.append(_rule(row, macros, doubt, name == "rules_providers.yaml"))
             for text in [row.text] if isinstance(row.text, str) else row.text:
                 book.add(number, _expand(text, macros))
             if not row.text:
@@ -183,7 +198,7 @@ def rules() -> Rules:
     return book
 
 
-def _rule(row: _Row, macros: dict[str, str]) -> Rule:
+def _rule(row: _Row, macros: dict[str, str], doubt: int, named: bool) -> Rule:
     return Rule(
         row.id,
         row.category,
@@ -195,6 +210,8 @@ def _rule(row: _Row, macros: dict[str, str]) -> Rule:
         row.permanent,
         row.retry_after,
         frozenset(row.stage_not),
+        doubt,
+        named,
     )
 
 
@@ -214,79 +231,3 @@ def _codes(item: str) -> list[str]:
         return [".".join(parts)]
     low, high = int(parts[1]), int(last.split(".")[-1])
     return [f"{parts[0]}.{detail}" for detail in range(low, high + 1)]
-
-
-_SHORTEST = 3
-_QUANTIFIER = re.compile(r"[?*+]\??|\{\d+(?:,\d*)?\}\??")
-
-
-def literals(pattern: str) -> tuple[str, ...]:
-    """Words of which every text the pattern matches holds at least one; none when that is unknown.
-
-    Understands what our patterns are written in: literal text, escapes, classes, groups, alternatives
-    and quantifiers. Anything else ends a run of literal text.
-    """
-    found, end = _alternatives(pattern, 0)
-    return () if end != len(pattern) or found is None else tuple(sorted(found))
-
-
-def _alternatives(pattern: str, at: int) -> tuple[frozenset[str] | None, int]:
-    words: frozenset[str] | None = frozenset()
-    while True:
-        found, at = _sequence(pattern, at)
-        words = None if found is None or words is None else words | found
-        if at >= len(pattern) or pattern[at] == ")":
-            return words, at
-        at += 1  # over "|"
-
-
-def _sequence(pattern: str, at: int) -> tuple[frozenset[str] | None, int]:
-    """The best set of needed words in one alternative, and where it ends (at ``|``, ``)`` or the end)."""
-    best: frozenset[str] | None = None
-    run = ""
-
-    def offer(words: frozenset[str] | None) -> None:
-        nonlocal best
-        if words and min(map(len, words)) >= _SHORTEST:
-            key = min(map(len, words)) - len(words) / 8
-            if best is None or key > min(map(len, best)) - len(best) / 8:
-                best = words
-
-    while at < len(pattern) and pattern[at] not in "|)":
-        char = pattern[at]
-        words: frozenset[str] | None = None
-        literal = ""
-        if char == "(":
-            body = at + (3 if pattern.startswith("(?:", at) else 1)
-            words, at = _alternatives(pattern, body)
-            at += 1
-        elif char == "[":
-            at = pattern.index("]", at + 2) + 1
-        elif char == "\\":
-            literal = "" if pattern[at + 1].isalnum() else pattern[at + 1]
-            at += 2
-        elif char in ".^$":
-            at += 1
-        else:
-            literal = char
-            at += 1
-        quantifier = _QUANTIFIER.match(pattern, at) if pattern[at : at + 1] in "?*+{" else None
-        if quantifier:
-            at = quantifier.end()
-            optional = quantifier[0][0] in "?*" or quantifier[0].startswith("{0")
-            if optional:
-                words, literal = None, ""
-            elif literal:  # one or more: the run ends with the first
-                offer(frozenset({run + literal}))
-                run, literal = "", ""
-                continue
-        if literal:
-            run += literal
-            continue
-        if run:
-            offer(frozenset({run}))
-        run = ""
-        offer(words)
-    if run:
-        offer(frozenset({run}))
-    return best, at

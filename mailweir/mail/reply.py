@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from mailweir.mail.quoted import CODE_AT_START, own_reply, without_edges, without_own_words
+
 MAX_CHARS = 2000
 """What of a reply is looked at."""
 
@@ -27,34 +29,6 @@ class Reply(NamedTuple):
 
 _BLANKS = re.compile(r"[\s\x00-\x1f\x7f\u200b\ufeff]+")
 _ESCAPED_NEWLINE = re.compile(r"(?:\\r)?\\n")
-_DIAGNOSTIC_TYPE = re.compile(
-    r"^\s*(?:sm[tp]{2}|x-[a-z0-9-]{1,30}|x400|lmtp)\s*;\s*", re.IGNORECASE
-)
-# where another MTA quotes the remote: what follows is the reply itself
-_QUOTED = re.compile(
-    r"(?:\bsaid:|\]:|\bunknown address error (?=['\"]?[45]\d\d)|"
-    r"\breason:|\bresponded with:?|\breplied:|\bremote host said:|"
-    r"\bthe error that the other server returned was:|"
-    r"\bthe response (?:from the remote server )?was:|"
-    r"\bremote server (?:returned|replied|responded)(?: with)?:?|\bserver response(?: was)?:|"
-    r"\bsmtp;|<<<)\s*"
-    r"['\"(]?(?=[245]\d\d[ \-]|[245]\.\d{1,3}\.\d{1,3})",
-    re.IGNORECASE,
-)
-# where a program wraps the reply in words of its own, the reply begins with its code:
-# "SMTP error from remote mail server after RCPT TO:<u@h>: 550 ...", "SMTPDataError: (554, b'...')"
-_WRAPPED = re.compile(
-    r"(?:[:;]\s+|[({]\s*)['\"]?(?=(?:[45]\d\d)(?:[ \-]|,\s*b?['\"]))", re.IGNORECASE
-)
-# what an MTA adds about itself: no word of it may decide
-_OWN_WORDS = re.compile(
-    r"\(?\bin (?:reply|response) to (?:the )?[a-z -]{3,40}? command\)?\)?|"
-    r"\bsmtp error from remote (?:mail )?server after [a-z ]{3,30}(?:<[^>]{0,200}>)?(?: size=\d+)?:|"
-    r"^\s*delivery temporarily suspended:|, ?relay ?= ?\[[^\]]{0,60}\]|"
-    r"(?<![\w:/.])/(?:[\w.\-]+/)+[\w.\-]*|"
-    r": ?retry time(?:out)? (?:exceeded|not reached)[^;]{0,80}$|/?\bgiving up on [\d.:a-f]+\W*$",
-    re.IGNORECASE,
-)
 # where to read more says nothing; a page's address stays
 _READ_MORE = re.compile(
     r"(?<=\w[.!] )for (?:more|further) (?:information|details|help)[^.;!?:/]{0,120}(?:[.;!]|$)",
@@ -62,8 +36,8 @@ _READ_MORE = re.compile(
 )
 # of an address of a page only the place and Google's reason (?p=NoSuchUser) say anything
 _PAGE = re.compile(r"(https?://[^\s?]{1,200})\?(?:[^\s]*?\b(p=[a-z]+))?\S*", re.IGNORECASE)
-_CODE_AT_START = re.compile(r"^\W{0,4}(?:sm[tp]{2};\s*)?([2-5]\d\d)(?![\d.])(?:[ \-:,#]|$)")
 _CODE_ANYWHERE = re.compile(r"(?<![\d.\-/:#])([45]\d\d)(?=[ \-]\D|[ \-]\d\.\d|:\s)(?!-\d)")
+_CODE_NAMED = re.compile(r"\b(?:code|error|status)[:=]? ?[\[(\"']{0,2}([45]\d\d)\b(?!\.)")
 _ENHANCED = re.compile(r"(?<![\d.])([245])\.(\d{1,2})\.(\d{1,3})(?!\d|\.\d)")
 _ACCEPTED = re.compile(r"2\d\d[ \-]2\.(\d{1,2})\.(\d{1,3})(?= )")
 _ENHANCED_IN_TEXT = re.compile(r"(?<![\d.])#?[245]\.\d{1,2}\.\d{1,3}(?!\d|\.\d)")
@@ -92,31 +66,35 @@ _STAGE_OF = {
     "ehlo": "ehlo",
     "starttls": "starttls",
     "initial connection": "connect",
+    "greeting": "banner",
+    "eod": "dot",
 }
+
+
+def stage_of(name: str) -> str:
+    """Our word for an SMTP stage, whatever it is called: ``RCPT TO``, ``mail_from``, ``end-of-data``."""
+    word = name.lower().replace("_", " ").replace("-", " ").strip()
+    return _STAGE_OF.get(word, word)
 
 
 def read(reply: str) -> Reply:
     """Read a reply of any shape. Never raises."""
-    text = _ESCAPED_NEWLINE.sub("\n", reply[: 2 * MAX_CHARS]).replace("&nbsp;", " ")
+    text = reply[: 2 * MAX_CHARS].replace("&nbsp;", " ")
+    if "\\" in text:
+        text = _ESCAPED_NEWLINE.sub("\n", text)
     text = _BLANKS.sub(" ", text).strip()[:MAX_CHARS]
     if text.count("_") > 4 and text.count("_") > 2 * text.count(" "):
         text = text.replace("_", " ")  # as qmail writes its log
     stage_found = _IN_REPLY_TO.search(text)
-    quotations = list(_QUOTED.finditer(text))  # the last one is the nearest to the remote
-    inner = _DIAGNOSTIC_TYPE.sub("", text)
-    if quotations:
-        inner = text[quotations[-1].end() :]
-    elif not _CODE_AT_START.match(inner):
-        wrapped = _WRAPPED.search(inner)
-        inner = inner[wrapped.end() :] if wrapped else inner
+    inner = own_reply(text)
     code = _code(inner) or _code(text)
     enhanced = _enhanced(inner) or _enhanced(text)
     inner = _PAGE.sub(lambda page: page[1] + ("?" + page[2] if page[2] else ""), inner)
-    plain = _ADDRESS.sub("<@>", _READ_MORE.sub("", _OWN_WORDS.sub(" ", inner)).lower())
+    plain = _ADDRESS.sub("<@>", _READ_MORE.sub("", without_own_words(inner)).lower())
     plain = _ENHANCED_IN_TEXT.sub(" ", plain)
     if code is not None:  # the code of every line; another number may be a wait or a size
         plain = re.sub(rf"(?:^|(?<=[\s;:])){code}[ \-]+(?=\S)", " ", plain + " ")
-    plain = _BLANKS.sub(" ", plain).strip()
+    plain = without_edges(_BLANKS.sub(" ", plain).strip())
     stage = _STAGE_OF[stage_found[1].lower()] if stage_found else _qmail_stage(text)
     return Reply(plain, code, enhanced, stage)
 
@@ -127,7 +105,9 @@ def _qmail_stage(text: str) -> str | None:
 
 
 def _code(text: str) -> int | None:
-    found = _CODE_AT_START.match(text) or _CODE_ANYWHERE.search(text)
+    found = (
+        CODE_AT_START.match(text) or _CODE_ANYWHERE.search(text) or _CODE_NAMED.search(text.lower())
+    )
     return int(found[1]) if found else None
 
 

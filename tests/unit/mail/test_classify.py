@@ -17,6 +17,7 @@ from mailweir.contracts.events import BounceClass
 from mailweir.mail import classify_rules
 from mailweir.mail.classify import classify, of_category
 from mailweir.mail.confusion import BEGIN, END, read_lines, table
+from mailweir.mail.needed_words import literals
 from mailweir.mail.reply import MAX_HINT, code_of, enhanced_of, read
 
 ROOT = Path(__file__).parents[3]
@@ -133,6 +134,10 @@ def test_stages():
     assert classify("450 no", stage="rcpt", first_contact=True).category == "greylisted"
     assert classify("550 5.1.1 user unknown", stage="connect").suppress is None
     assert classify("552 no", stage="mail").category == "message_too_large"
+    for name in ("RCPT TO", "rcpt_to", "Rcpt"):
+        assert classify("550 no", stage=name).category == "invalid_recipient"
+    for name in ("END-OF-DATA", "eod", "greeting"):
+        assert classify("550 no", stage=name).category == "policy_block"
 
 
 @given(st.text(max_size=5000), st.sampled_from([None, "rcpt", "dot", "connect", "x"]))
@@ -173,7 +178,7 @@ def test_the_word_index_hides_no_match():
     st.sampled_from(["abc", "(x|yz)", "ab?c", "a{0,3}bcd", "(foo|bar)+", "x[abc]y", r"\bword\b"])
 )
 def test_literals_are_needed(pattern):
-    words = classify_rules.literals(pattern)
+    words = literals(pattern)
     for sample in ("abc", "ac", "xyz", "bcd", "foobar", "xay", "word", "yz", "aabcd"):
         if re.search(pattern, sample) and words:
             assert any(word in sample for word in words)
