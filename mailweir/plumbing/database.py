@@ -3,13 +3,13 @@
 SQLite: every write transaction is BEGIN IMMEDIATE under an advisory lock on ``FILE.lock``. SQLite's own
 busy handler sleeps and polls, so that a busy writer starves the others; the kernel queues the waiters
 of a lock in order. Bulk's processes queue at a turnstile before it (:meth:`Database.give_way`).
-Reads use an engine of their own that never begins a write transaction.
+Reads use an engine of their own that never begins a write transaction. What a disk takes long for, syncing
+and checkpoints, is done outside the lock (``mailweir.plumbing.wal``).
 PostgreSQL: plain transactions, binary results, statements prepared at first use.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import time
@@ -29,11 +29,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
+from mailweir.plumbing.locks import FileLock
 from mailweir.plumbing.settings import DatabaseSettings, Settings
+from mailweir.plumbing.wal import AUTOCHECKPOINT, Wal
 
 _MIGRATION_LOCK = 0x6D77_5350  # pg_advisory_xact_lock: only one process migrates
 _PAGE_SIZE = 8192  # bytes: a 10 KiB body needs one overflow page less than with 4,096
-_CHECKPOINT_PAGES = 2000  # 16 MiB of WAL: about every tenth commit of 100 bodies pays a checkpoint
 
 
 class DatabaseUnavailable(Exception):
@@ -54,53 +55,6 @@ class _BinaryCursor(psycopg.Cursor[Any]):
         self.format = Format.BINARY
 
 
-class _FileLock:
-    """An exclusive flock between threads and processes; each holder has a descriptor of its own."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._free: list[int] = []
-        self._all: list[int] = []
-
-    @contextmanager
-    def held(self, turnstile: _FileLock | None = None) -> Iterator[None]:
-        """Wait for the lock, in the order of asking, and hold it. Of those who come through a turnstile
-        one at a time stands in that order."""
-        descriptor = self._descriptor()
-        if turnstile is None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        else:
-            with turnstile.held():
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-            self._free.append(descriptor)
-
-    def _descriptor(self) -> int:
-        try:
-            return self._free.pop()
-        except IndexError:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-            self._all.append(descriptor)
-            return descriptor
-
-    def forget(self) -> None:
-        """In a child after a fork: inherited descriptors would keep the parent's lock held after its
-        death, also those that other threads of the parent were using."""
-        self._free.clear()
-        while self._all:
-            os.close(self._all.pop())
-
-    def close(self) -> None:
-        """Close the idle descriptors."""
-        while self._free:
-            descriptor = self._free.pop()
-            self._all.remove(descriptor)
-            os.close(descriptor)
-
-
 class Database:
     """One database. Thread-safe, and safe to use after a fork (the child opens its own connections)."""
 
@@ -110,9 +64,10 @@ class Database:
         if parsed.drivername in ("postgresql", "postgres"):
             parsed = parsed.set(drivername="postgresql+psycopg")
         self.dialect_name = parsed.get_backend_name()
-        self._lock: _FileLock | None = None
-        self._turnstile: _FileLock | None = None
-        self._patient: _FileLock | None = None  # the turnstile, once this process gives way
+        self._lock: FileLock | None = None
+        self._wal: Wal | None = None
+        self._turnstile: FileLock | None = None
+        self._patient: FileLock | None = None  # the turnstile, once this process gives way
         if self.dialect_name == "sqlite":
             self._writer, self._reader = self._open_sqlite(parsed, settings)
         elif self.dialect_name == "postgresql":
@@ -128,9 +83,10 @@ class Database:
         path = Path(str(url.database))
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # content is nobody else's to read
-        self._lock = _FileLock(path.with_name(path.name + ".lock"))
-        self._turnstile = _FileLock(path.with_name(path.name + ".turn"))
+        self._lock = FileLock(path.with_name(path.name + ".lock"))
+        self._turnstile = FileLock(path.with_name(path.name + ".turn"))
         writer = _sqlite_engine(url, settings, query_only=False)
+        self._wal = Wal(path, writer, self._lock, durable=settings.synchronous == "FULL")
         reader = _sqlite_engine(url, settings, query_only=True)
 
         @event.listens_for(writer, "begin")
@@ -144,6 +100,8 @@ class Database:
         """From now on writes of this process let others go first: bulk must not stand in a row of ten
         before a transactional mail's three transactions. SQLite only; PostgreSQL has many writers."""
         self._patient = self._turnstile
+        if self._wal is not None:
+            self._wal.tidies()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -157,9 +115,10 @@ class Database:
     def write(self) -> Iterator[Connection]:
         """One write transaction: committed at the end of the block, rolled back by an exception.
 
-        Raises :class:`DatabaseUnavailable`; after it nothing of this transaction was written."""
+        Raises :class:`DatabaseUnavailable`; after it nothing of this transaction was written, but for a
+        disk that fails while it is synced: then nobody knows."""
         with self._typed_errors():
-            if self._lock is None:
+            if self._lock is None or self._wal is None:
                 with self._writer.connect() as conn:
                     conn.begin()  # named: a statement on the driver's cursor would not begin one
                     yield conn
@@ -168,6 +127,10 @@ class Database:
                 return
             with self._lock.held(self._patient), self._writer.begin() as conn:
                 yield conn
+            try:
+                self._wal.committed()
+            except OSError as error:
+                raise DatabaseUnavailable(f"{self.url}: not synced: {error.strerror}") from None
 
     def now_real(self, conn: Connection) -> float:
         """Real Unix seconds by the database's clock (SQLite runs on ours)."""
@@ -180,14 +143,14 @@ class Database:
         """Close every idle connection."""
         self._writer.dispose()
         self._reader.dispose()
-        for lock in (self._lock, self._turnstile):
+        for lock in (self._lock, self._turnstile, self._wal):
             if lock is not None:
                 lock.close()
 
     def _forked(self) -> None:
         self._writer.dispose(close=False)
         self._reader.dispose(close=False)
-        for lock in (self._lock, self._turnstile):
+        for lock in (self._lock, self._turnstile, self._wal):
             if lock is not None:
                 lock.forget()
 
@@ -249,8 +212,8 @@ def _sqlite_engine(url: URL, settings: DatabaseSettings, *, query_only: bool) ->
         if not query_only:
             connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")  # heeded by a new file only
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-        connection.execute(f"PRAGMA synchronous = {settings.synchronous}")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {AUTOCHECKPOINT}")
+        connection.execute("PRAGMA synchronous = NORMAL")  # wal.py syncs
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute(f"PRAGMA query_only = {'ON' if query_only else 'OFF'}")
 

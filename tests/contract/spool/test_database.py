@@ -21,6 +21,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from mailweir.plumbing import wal
 from mailweir.plumbing.database import (
     Database,
     DatabaseUnavailable,
@@ -57,11 +58,78 @@ def test_head_is_the_newest_script() -> None:
 
 
 @only_sqlite
-def test_sqlite_syncs_every_commit(database: Database) -> None:
-    for connection in (database.read(), database.write()):
-        with connection as conn:
-            assert conn.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-            assert conn.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
+def test_sqlite_syncs_every_commit_and_keeps_nobody_waiting(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, int]] = []
+    real = os.fdatasync
+
+    def sync(descriptor: int) -> None:
+        """The commit is seen by others, and they may write, before it is on the disk."""
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        if not synced:
+            synced.append((path, -1))
+            with database.write() as conn:
+                counted = conn.exec_driver_sql("SELECT count(*) FROM counters").scalar_one()
+                conn.exec_driver_sql("INSERT INTO counters VALUES ('b', '{}', 1.0)")
+            synced.append((path, int(counted)))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    with database.write() as conn:
+        conn.exec_driver_sql("INSERT INTO counters VALUES ('a', '{}', 1.0)")
+    assert [count for _, count in synced] == [-1, 1]
+    assert all(path.endswith("-wal") for path, _ in synced)
+    with database.read() as conn:
+        assert conn.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+
+
+@only_sqlite
+def test_a_disk_that_fails_is_said(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sync(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    with pytest.raises(DatabaseUnavailable, match="Input/output"), database.write() as conn:
+        conn.exec_driver_sql("INSERT INTO counters VALUES ('a', '{}', 1.0)")
+
+
+def test_the_log_begins_anew_while_everybody_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wal, "TIDY_EVERY", 0.0)
+    monkeypatch.setattr(wal, "WORTH", 100)
+    one, other = (
+        Database(f"sqlite:///{tmp_path / 's.db'}"),
+        Database(f"sqlite:///{tmp_path / 's.db'}"),
+    )
+    migrate(one)
+    other.give_way()  # it tidies
+    stop = threading.Event()
+
+    def busy() -> None:
+        while not stop.is_set():
+            with one.write() as conn:
+                conn.exec_driver_sql("UPDATE counters SET updated_at = updated_at + 1")
+
+    with one.write() as conn:
+        conn.exec_driver_sql("INSERT INTO counters VALUES ('n', ?, 0.0)", ("x" * 4000,))
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(busy)
+        for number in range(300):
+            with other.write() as conn:
+                conn.exec_driver_sql(
+                    "UPDATE counters SET body = ? || substr(body, 2)", (f"{number % 10}",)
+                )
+        stop.set()
+        running.result()
+    # each write is a page or more; a log that never began anew would hold them all
+    size = (tmp_path / "s.db-wal").stat().st_size
+    assert size < 300 * 8192 / 2, size
+    with other.read() as conn:
+        assert conn.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+    one.close()
+    other.close()
 
 
 @only_postgresql
