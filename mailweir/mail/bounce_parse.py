@@ -18,17 +18,11 @@ from mailweir.mail import verp
 from mailweir.mail.arf import Complaint, parse_arf
 from mailweir.mail.autoreply import begins_as_answer, is_autoreply, is_challenge, is_receipt
 from mailweir.mail.bounce_mail import BounceMail, addresses, date_of, header_block, parse_mail
-from mailweir.mail.bounce_text import (
-    from_machine,
-    has_code,
-    inline_original,
-    last_resort,
-    looks_like_bounce,
-    parse_text,
-    passed_on,
-)
+from mailweir.mail.bounce_signs import from_machine, has_code, looks_like_bounce, passed_on
+from mailweir.mail.bounce_text import last_resort, parse_text
+from mailweir.mail.bounce_words import inline_original
 from mailweir.mail.classify import classify
-from mailweir.mail.dsn import Failed, parse_dsn
+from mailweir.mail.dsn import Failed, parse_dsn, parse_refusal
 from mailweir.mail.providers import known_provider
 from mailweir.mail.reply import enhanced_of
 
@@ -83,7 +77,7 @@ def _events(
     complaints = parse_arf(mail)
     if complaints:
         return [_complaint(c, digest, n, now, job_id) for n, c in enumerate(complaints)]
-    failures = [] if is_receipt(mail) else parse_dsn(mail)
+    failures = parse_refusal(mail) if is_receipt(mail) else parse_dsn(mail)
     if failures:
         failures = [_completed(f, mail, original) for f in failures]
         return [_failure(f, digest, n, at, job_id, "dsn") for n, f in enumerate(failures)]
@@ -154,11 +148,11 @@ def _bounce_rather(mail: BounceMail) -> bool:
     Auto-Submitted too. One that a person's or a ticket system's address answered with is a bounce only if
     it quotes a reply."""
     submitted = mail.header("auto-submitted").lower()
-    if not submitted.startswith("auto-"):
+    if begins_as_answer(mail):
         return False
     if from_machine(mail):
         return True
-    if begins_as_answer(mail):
+    if not submitted.startswith("auto-"):
         return False
     if not submitted.startswith("auto-replied"):
         return True

@@ -68,6 +68,28 @@ def status_text(mail: BounceMail, nested: bool) -> str | None:
     return None
 
 
+_REFUSED = re.compile(
+    r"(?:was|has been|is) (?:automatically )?(?:rejected|refused)\b", re.IGNORECASE
+)
+
+
+def parse_refusal(mail: BounceMail) -> list[Failed]:
+    """A recipient's rule, or a mailbox over its quota, that refused a mail in the form of a disposition
+    notification (RFC 5429 2.1.2 of Sieve; Dovecot); empty for one that tells what became of the mail."""
+    submitted = mail.header("auto-submitted").lower()
+    text = " ".join(mail.texts()[:4000].split())
+    if "rejected" not in submitted and not _REFUSED.search(text):
+        return []
+    for part in mail.parts:
+        if part.kind == "message/disposition-notification":
+            fields = header_block(part.text)
+            for name in ("original-recipient", "final-recipient"):
+                for value in fields.get(name, ()):
+                    if recipient := recipient_of(value):
+                        return [Failed(recipient, "failed", None, text[:2000])]
+    return []
+
+
 def parse_dsn(mail: BounceMail, *, nested: bool = False) -> list[Failed]:
     """The recipients an RFC 3464 report names, at most 1,000; empty when it is none. ``nested``: as
     :func:`status_text` takes it."""

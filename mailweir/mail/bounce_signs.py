@@ -1,0 +1,122 @@
+"""What tells a bounce from other mail: subject, sender, the words of failure and of delay."""
+
+from __future__ import annotations
+
+import re
+
+from mailweir.mail.bounce_mail import BounceMail
+from mailweir.mail.bounce_words import report_text
+
+_SUBJECT = re.compile(
+    r"undeliver|not (?:be )?deliver|non[- ]?deliver|deliver\w* (?:status|failure|failed|"
+    r"notification|problem|error|report|"
+    r"delayed|has failed|temporarily|incomplete|warning)|fail\w* (?:notice|delivery|mail|"
+    r"to deliver|message)|failure notice|"
+    r"(?:mail|message|e-?mail)\w* (?:system|delivery|status|could not|error|failure|failed|"
+    r"not delivered|undeliver|bounced|"
+    r"cannot|rejected|returned|subsystem)|return(?:ed|ing) (?:mail|message|to sender|e-?mail)|"
+    r"\bbounce[ds]?\b|"
+    r"warning: (?:could not|message|mail)|could not send|cannot send|rejected (?:mail|message)|"
+    r"nondeliver|mailer-daemon|"
+    r"unzustellbar|nicht zugestellt|zustell\w*|unable to deliver|"
+    r"non (?:remis|d[ée]livr|distribu)|[ée]chec|impossible de remettre|"
+    r"no (?:se )?(?:ha )?(?:podido |pudo )?(?:entreg|envi)|devuelto|error de entrega|rebotado|"
+    r"n[ãa]o (?:foi )?(?:entregue|poss[íi]vel)|devolvid|falha|"
+    r"mancata consegna|non recapitabil|non consegn|recapito|"
+    r"onbestelbaar|niet (?:worden )?(?:bezorgd|afgeleverd)|"
+    r"niedostarcz|nie (?:zosta[łl]a?|mo[żz]na) dor[ęe]cz|zwrot|niedor[ęe]cz|"
+    r"недостав|не (?:может быть )?доставлен|ошибка доставки|возвра[тщ]|"
+    r"退信|无法(?:投递|送达)|投递失败|发送失败|系统退信|未送达|"
+    r"配信(?:不能|エラー|できません)|送信(?:失敗|できません)|不達|エラーメール|반송|"
+    r"nedoru[čc]iteln|kan inte leverera|"
+    r"kunne ikke|ikke leveret",
+    re.IGNORECASE,
+)
+_MACHINE = re.compile(
+    r"mailer[-_. ]?daemon|\bpost[-_]?master\b|mail[- ]delivery|mail administrator|maildelivery|"
+    r"mdaemon|bounce|"
+    r"microsoftexchange|system administrator|\bmaileragent|no-?reply-?dsn|mail system|"
+    r"internet mail (?:service|delivery)",
+    re.IGNORECASE,
+)
+NOBODY = re.compile(
+    r"(?:mailer[-_. ]?daemon|post[-_]?master|mdaemon|microsoftexchange)[^@]{0,60}@|"
+    r"[^@]{0,80}(?:bounces?[+=\-]|[-+=]bounces?@)",
+    re.IGNORECASE,
+)
+"""Addresses of mail systems and return paths: never whom a report is about."""
+_DELAY = re.compile(
+    r"warning (?:message )?only|do not need to re-?send|will (?:be|keep|"
+    r"continue)(?: \w+){0,3} (?:re)?(?:try|trying|tried|retry\w*|attempt\w*)|"
+    r"not yet been delivered|still undelivered|delivery (?:is |"
+    r"has been |was )?(?:temporarily )?(?:delayed|suspended)|"
+    r"is (?:being )?delayed|delayed (?:for|mail|delivery)|(?:delivery|mail|message) delay|"
+    r"temporarily deferred|will be retried|"
+    r"no action is required|delivery to the following recipients? has been delayed|"
+    r"wird weiterhin versucht|"
+    r"sera (?:r[ée]essay|retent)|seguir[áa] intent",
+    re.IGNORECASE,
+)
+_FINAL = re.compile(
+    r"permanent(?:ly)? (?:fail|fatal|error)|given up|giving up|could not be delivered|"
+    r"was not delivered|fail(?:ed|ure) permanently|"
+    r"undeliverable",
+    re.IGNORECASE,
+)
+FAILURE = re.compile(
+    r"fail|undeliver|not (?:be )?(?:deliver|found|exist|reach|known|accept|listed)|unknown|"
+    r"invalid|not a valid|reject|refus|denied|"
+    r"error|unable|couldn.?t|cannot|can.?t|could not|no such|does not|did not|doesn.?t|full|"
+    r"quota|exceed|disabled|"
+    r"inactive|blocked|bounced|unreach|\b[45]\d\d[ -]|\b[45]\.\d\.\d|unzustell|nicht|inconnu|"
+    r"no existe|desconocid|"
+    r"不存在|失败|無法|无法|届|エラー|не |нет ",
+    re.IGNORECASE,
+)
+CODED = re.compile(r"\b[45]\d\d[ \-]|\b[45]\.\d\.\d|timed out|unknown|unrouteable", re.IGNORECASE)
+"""A reply code, or words only a mail server writes."""
+_ANSWER = re.compile(
+    r"\s*(?:re|aw|antw|sv|vs|odp|rv|res|ynt|回复|答复|返信)\s*(?:\[\d+\])?[:：]", re.IGNORECASE
+)
+"""A person answering; MTAs put their own words first ("Undeliverable: Re: ...")."""
+
+
+_PASSED_ON = re.compile(
+    r"\s*(?:fwd?|wg|tr|enc|doorst|vb|i|pd|转发|転送)\s*(?:\[\d+\])?[:：]", re.IGNORECASE
+)
+
+
+def passed_on(mail: BounceMail) -> bool:
+    """Whether a person passes on, or asks about, a bounce: what it says may be of another's mail."""
+    return bool(_PASSED_ON.match(mail.header("subject"))) and not from_machine(mail)
+
+
+def has_code(words: str) -> bool:
+    """Whether words hold a reply code or words only a mail server writes."""
+    return bool(CODED.search(words))
+
+
+def from_machine(mail: BounceMail) -> bool:
+    """Whether a mail system, not a person or a program in a person's name, wrote the mail."""
+    sender = mail.header("from") + " " + mail.header("sender")
+    if "x-failed-recipients" in mail.headers or mail.header("from").strip() == "<>":
+        return True
+    return bool(_MACHINE.search(sender))
+
+
+def looks_like_bounce(mail: BounceMail) -> bool:
+    """Whether subject, sender or headers say that a mail came back."""
+    if "x-failed-recipients" in mail.headers:
+        return True
+    machine = from_machine(mail)
+    if _ANSWER.match(mail.header("subject")) and not machine:
+        return False
+    if _SUBJECT.search(mail.header("subject")):
+        return True
+    return machine and bool(FAILURE.search(report_text(mail)[:4000]))
+
+
+def is_delay(mail: BounceMail, text: str) -> bool:
+    """Whether the reporter is still trying."""
+    head = mail.header("subject") + "\n" + text[:4000]
+    return bool(_DELAY.search(head)) and not _FINAL.search(head)
