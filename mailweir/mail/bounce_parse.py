@@ -18,7 +18,13 @@ from mailweir.mail import verp
 from mailweir.mail.arf import Complaint, parse_arf
 from mailweir.mail.autoreply import begins_as_answer, is_autoreply, is_challenge, is_receipt
 from mailweir.mail.bounce_mail import BounceMail, addresses, date_of, header_block, parse_mail
-from mailweir.mail.bounce_signs import from_machine, has_code, looks_like_bounce, passed_on
+from mailweir.mail.bounce_signs import (
+    from_machine,
+    has_code,
+    looks_like_bounce,
+    passed_on,
+    tells_failure,
+)
 from mailweir.mail.bounce_text import last_resort, parse_text
 from mailweir.mail.bounce_words import inline_original
 from mailweir.mail.classify import classify
@@ -220,13 +226,18 @@ def _completed(failed: Failed, mail: BounceMail, original: dict[str, list[str]])
         pick = match[0] if match else (words[0] if len(words) == 1 else None)
         if pick is not None:
             recipient = recipient or pick.recipient
-            if len(reply) < 12 and pick.reply:
+            if len(reply) < 12 and tells_failure(pick.reply) and not _certain(failed.status):
                 own = failed.status if failed.status and enhanced_of(pick.reply) is None else ""
                 reply = f"{own} {pick.reply}".strip()
     if recipient is None:
         known = addresses(mail.headers.get("x-failed-recipients", []) or original.get("to", []))
         recipient = known[0] if len(known) == 1 else None
     return Failed(recipient, failed.action, failed.status, reply, failed.remote_host)
+
+
+def _certain(status: str | None) -> bool:
+    """Whether a Status field alone says why: it goes before words written for people."""
+    return status is not None and classify(status, stage="dsn").confidence >= 0.8
 
 
 def _original_recipient(mail: BounceMail, original: dict[str, list[str]]) -> list[Failed]:

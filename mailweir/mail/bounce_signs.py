@@ -45,22 +45,28 @@ NOBODY = re.compile(
     re.IGNORECASE,
 )
 """Addresses of mail systems and return paths: never whom a report is about."""
-_DELAY = re.compile(
+_STILL_TRIED = re.compile(
     r"warning (?:message )?only|do not need to re-?send|will (?:be|keep|"
     r"continue)(?: \w+){0,3} (?:re)?(?:try|trying|tried|retry\w*|attempt\w*)|"
-    r"not yet been delivered|still undelivered|delivery (?:is |"
-    r"has been |was )?(?:temporarily )?(?:delayed|suspended)|"
-    r"is (?:being )?delayed|delayed (?:for|mail|delivery)|(?:delivery|mail|message) delay|"
-    r"temporarily deferred|will be retried|"
-    r"no action is required|delivery to the following recipients? has been delayed|"
+    r"(?:attempts?|retries) (?:\w+ ){0,3}?(?:will )?(?:continue|be made)|will be retried|"
     r"wird weiterhin versucht|"
     r"sera (?:r[ée]essay|retent)|seguir[áa] intent",
     re.IGNORECASE,
 )
-_FINAL = re.compile(
-    r"permanent(?:ly)? (?:fail|fatal|error)|given up|giving up|could not be delivered|"
-    r"was not delivered|fail(?:ed|ure) permanently|"
-    r"undeliverable",
+_DELAYED = re.compile(
+    r"not yet been delivered|still undelivered|delivery (?:is |"
+    r"has been |was )?(?:temporarily )?(?:delayed|suspended)|"
+    r"is (?:being )?delayed|delayed (?:for|mail|delivery)|(?:delivery|mail|message) delay|"
+    r"temporarily deferred|"
+    r"no action is required|delivery to the following recipients? has been delayed",
+    re.IGNORECASE,
+)
+_GIVEN_UP = re.compile(
+    r"permanent(?:ly)? (?:fail|fatal|error)|given up|giving up|fail(?:ed|ure) permanently",
+    re.IGNORECASE,
+)
+_FAILED = re.compile(
+    r"could not be delivered|was not delivered|undeliverable",
     re.IGNORECASE,
 )
 FAILURE = re.compile(
@@ -96,6 +102,11 @@ def has_code(words: str) -> bool:
     return bool(CODED.search(words))
 
 
+def tells_failure(words: str) -> bool:
+    """Whether words speak of a failure at all: footers of scanners stand where a reason would."""
+    return bool(CODED.search(words) or FAILURE.search(words))
+
+
 def from_machine(mail: BounceMail) -> bool:
     """Whether a mail system, not a person or a program in a person's name, wrote the mail."""
     sender = mail.header("from") + " " + mail.header("sender")
@@ -119,4 +130,8 @@ def looks_like_bounce(mail: BounceMail) -> bool:
 def is_delay(mail: BounceMail, text: str) -> bool:
     """Whether the reporter is still trying."""
     head = mail.header("subject") + "\n" + text[:4000]
-    return bool(_DELAY.search(head)) and not _FINAL.search(head)
+    if _GIVEN_UP.search(head):
+        return False
+    if _STILL_TRIED.search(head):
+        return True  # "could not be delivered for 4 hours. It will be retried ..."
+    return bool(_DELAYED.search(head)) and not _FAILED.search(head)
