@@ -245,6 +245,18 @@ def addresses(values: list[str]) -> list[str]:
         return []
 
 
+_FOR = re.compile(r"\bfor\s{1,3}<([^\s<>@]{1,100}@[^\s<>@]{1,200})>", re.IGNORECASE)
+
+
+def received_for(original: dict[str, list[str]]) -> str | None:
+    """Whom the first hop took a mail for (RFC 5321 4.4): where its To is missing or blotted out."""
+    for value in reversed(original.get("received", [])[:20]):
+        found = _FOR.search(value)
+        if found:
+            return found[1]
+    return None
+
+
 def date_of(value: str) -> float | None:
     """Unix seconds of a Date header; None where it cannot be read."""
     try:

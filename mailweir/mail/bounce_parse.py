@@ -17,7 +17,14 @@ from mailweir.contracts.events import BounceClass, Classification, EventType, Fe
 from mailweir.mail import verp
 from mailweir.mail.arf import Complaint, parse_arf
 from mailweir.mail.autoreply import begins_as_answer, is_autoreply, is_challenge, is_receipt
-from mailweir.mail.bounce_mail import BounceMail, addresses, date_of, header_block, parse_mail
+from mailweir.mail.bounce_mail import (
+    BounceMail,
+    addresses,
+    date_of,
+    header_block,
+    parse_mail,
+    received_for,
+)
 from mailweir.mail.bounce_signs import (
     from_machine,
     has_code,
@@ -231,7 +238,7 @@ def _completed(failed: Failed, mail: BounceMail, original: dict[str, list[str]])
                 reply = f"{own} {pick.reply}".strip()
     if recipient is None:
         known = addresses(mail.headers.get("x-failed-recipients", []) or original.get("to", []))
-        recipient = known[0] if len(known) == 1 else None
+        recipient = known[0] if len(known) == 1 else received_for(original)
     return Failed(recipient, failed.action, failed.status, reply, failed.remote_host)
 
 
@@ -244,7 +251,8 @@ def _original_recipient(mail: BounceMail, original: dict[str, list[str]]) -> lis
     """A bounce that names nobody: the one the original was for."""
     known = addresses(original.get("x-original-to", []) or original.get("to", []))
     text = " ".join(mail.texts().split())[:2000]
-    return [Failed(known[0] if len(known) == 1 else None, "failed", None, text)]
+    recipient = known[0] if len(known) == 1 else received_for(original)
+    return [Failed(recipient, "failed", None, text)]
 
 
 def _resort(data: bytes) -> list[Failed]:

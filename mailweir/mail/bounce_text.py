@@ -36,6 +36,8 @@ _LINE = re.compile(
 )
 _OF_ORIGINAL = re.compile(r"[\s>*]*(?:to|cc|an|para|pour|à|till|aan|кому)\s*:", re.IGNORECASE)
 """A header of the original quoted in the report ("Your message / To: ... / did not reach ...")."""
+_SENT_BY = re.compile(r"\b(?:from|by|sender)\s*:?\s{0,3}[<\"'(]{0,2}$", re.IGNORECASE)
+"""What stands in front of a sender's address ("does not accept mail from ...")."""
 _CONTACT = re.compile(
     r"\b(?:contact|questions?|assistance|help ?desk|please (?:e-?mail|forward|send|write)|"
     r"send (?:e-?mail|a message)|report (?:this|it|errors?))\b",
@@ -165,8 +167,9 @@ def _in_sentences(lines: list[str], own: set[str], text: str) -> dict[str, str]:
 
 
 def _others(text: str, own: set[str]) -> list[str]:
-    """Addresses in a text that are neither of the report's own nor a mail system's."""
-    found = [match[0] for match in _ADDRESS.finditer(text)]
+    """Addresses in a text that are neither of the report's own nor a mail system's nor a sender's."""
+    matches = _ADDRESS.finditer(text)
+    found = [m[0] for m in matches if not _SENT_BY.search(text[max(0, m.start() - 20) : m.start()])]
     return [a for a in found if a.lower() not in own and not NOBODY.match(a)]
 
 
