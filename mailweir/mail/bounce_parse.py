@@ -42,6 +42,11 @@ from mailweir.mail.reply import enhanced_of
 MAX_AGE = 30 * 86400.0
 """An event is believed to be at most this old, seconds."""
 
+_CERTAIN = 0.8
+"""Confidence of a category above which nothing else is asked."""
+
+_LINES = 20
+
 _LINK = re.compile(r"/u/([A-Za-z0-9_-]{20,64})")
 """Our unsubscribe link (suppression.unsubscribe)."""
 
@@ -244,13 +249,14 @@ def _completed(failed: Failed, mail: BounceMail, original: dict[str, list[str]])
 
 def _certain(status: str | None) -> bool:
     """Whether a Status field alone says why: it goes before words written for people."""
-    return status is not None and classify(status, stage="dsn").confidence >= 0.8
+    return status is not None and classify(status, stage="dsn").confidence >= _CERTAIN
 
 
 def _original_recipient(mail: BounceMail, original: dict[str, list[str]]) -> list[Failed]:
     """A bounce that names nobody: the one the original was for."""
     known = addresses(original.get("x-original-to", []) or original.get("to", []))
-    text = " ".join(mail.texts().split())[:2000]
+    lines = (" ".join(line.split()) for line in mail.texts()[:8000].splitlines())
+    text = "\n".join(line for line in lines if line)[:2000]
     recipient = known[0] if len(known) == 1 else received_for(original)
     return [Failed(recipient, "failed", None, text)]
 
@@ -282,11 +288,25 @@ def classify_failure(reply: str, status: str | None, recipient: str | None) -> C
     return found
 
 
+def _judged(failed: Failed) -> Classification:
+    """The category of a failure. Where a report's words together say nothing certain, because politeness
+    stands around them, its line that does."""
+    found = classify_failure(failed.reply, failed.status, failed.recipient)
+    if found.confidence >= _CERTAIN:
+        return found
+    for line in failed.reply.split("\n")[:_LINES] if "\n" in failed.reply else ():
+        alone = classify_failure(line, failed.status, failed.recipient)
+        if alone.confidence > max(found.confidence, _CERTAIN - 0.01):
+            found = alone
+    return found
+
+
 def _failure(
     failed: Failed, digest: str, number: int, at: float, job_id: int | None, provider: str
 ) -> Feedback:
     event = _ACTIONS.get(failed.action, EventType.BOUNCED)
     reply = re.sub(r"^\s*(?:smtp|x-[\w-]{1,30})\s*;\s*", "", failed.reply, flags=re.IGNORECASE)
+    reply = " ".join(reply.split())
     base = Feedback(
         event_id=f"mail:{digest}:{number}",
         type=event,
@@ -301,7 +321,7 @@ def _failure(
     )
     if event in (EventType.DELIVERED, EventType.SENT):
         return base
-    found = classify_failure(failed.reply, failed.status, failed.recipient)
+    found = _judged(failed)
     cls, suppress = found.cls, found.suppress
     if event is EventType.DEFERRED:
         cls = BounceClass.SOFT if cls is BounceClass.HARD else cls

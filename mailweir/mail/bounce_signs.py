@@ -117,7 +117,7 @@ def from_machine(mail: BounceMail) -> bool:
 
 def looks_like_bounce(mail: BounceMail) -> bool:
     """Whether subject, sender or headers say that a mail came back."""
-    if "x-failed-recipients" in mail.headers:
+    if "x-failed-recipients" in mail.headers or mail.report_type == "delivery-status":
         return True
     machine = from_machine(mail)
     if _ANSWER.match(mail.header("subject")) and not machine:

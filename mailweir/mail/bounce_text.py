@@ -89,7 +89,7 @@ def _with_code(reason: str, text: str) -> str:
     if CODED.search(reason):
         return reason
     coded = [line.strip() for line in text.splitlines() if _REPLY_LINE.match(line)]
-    return " ".join(coded)[:2000] or reason
+    return "\n".join(coded)[:2000] or reason
 
 
 def _reasons(text: str, own: set[str]) -> dict[str, str]:
@@ -141,7 +141,7 @@ def _quoted(lines: list[str], address: str) -> str:
     """The lines elsewhere in the report that hold a code and name the address ("550 <a@b>... unknown")."""
     name = address.lower()
     about = [line.strip() for line in lines if name in line.lower() and _REPLY_LINE.match(line)]
-    return " ".join(about)[:2000]
+    return "\n".join(about)[:2000]
 
 
 def _before(lines: list[str], number: int, starts: set[int]) -> str:
@@ -194,7 +194,7 @@ def _reason(rest: str, following: list[str]) -> str:
                 break
             continue
         words.append(stripped)
-    return " ".join(words)[:2000]
+    return "\n".join(words)[:2000]
 
 
 def _worth(reason: str) -> tuple[bool, bool, int]:
@@ -206,7 +206,7 @@ def _whole(text: str) -> str:
     """The report without its politeness, for the classifier: lines from the first failure on."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     coded = [line for line in lines if re.search(r"\b[45]\d\d[ \-]|\b[45]\.\d\.\d", line)]
-    return " ".join(coded or lines)[:2000]
+    return "\n".join(coded or lines)[:2000]
 
 
 def last_resort(data: bytes) -> tuple[set[str], set[str]]:

@@ -16,7 +16,7 @@ class Failed(msgspec.Struct, frozen=True):
     recipient: str | None
     action: str  # failed | delayed | delivered | relayed | expanded
     status: str | None  # enhanced code
-    reply: str  # the remote's words, or the reporter's
+    reply: str  # the remote's words, or the reporter's, as lines
     remote_host: str | None = None
 
 
