@@ -34,7 +34,7 @@ _SUBJECT = re.compile(
 )
 _MACHINE = re.compile(
     r"mailer[-_. ]?daemon|\bpost[-_]?master\b|mail[- ]delivery|mail administrator|maildelivery|"
-    r"mdaemon|bounce|"
+    r"mdaemon|"
     r"microsoftexchange|system administrator|\bmaileragent|no-?reply-?dsn|mail system|"
     r"internet mail (?:service|delivery)",
     re.IGNORECASE,
@@ -81,6 +81,26 @@ FAILURE = re.compile(
 )
 CODED = re.compile(r"\b[45]\d\d[ \-]|\b[45]\.\d\.\d|timed out|unknown|unrouteable", re.IGNORECASE)
 """A reply code, or words only a mail server writes."""
+_CAME_BACK = re.compile(
+    r"\bnot (?:yet )?(?:be(?:en)? )?(?:deliver|reach|sent\b|receive|accepted|processed)|"
+    r"\b(?:could|can|was|did|is|has|were)n.?t (?:be(?:en)? |able to )?(?:deliver|reach|sen[dt])|"
+    r"undeliver|unable to (?:deliver|send|find|process|reach)|cannot (?:be )?(?:deliver|sen[dt])|"
+    r"deliver\w*\b.{0,60}(?:fail|error|abort|delay|problem|unsuccess|trouble|impossible)|"
+    r"fail(?:ed|ure)?\b.{0,40}(?:deliver|recipient|address)|return(?:ed|ing) to (?:you|the sender)|"
+    r"permanent(?:ly)? (?:fatal )?(?:error|fail)|(?<![\d.])[45]\d\d[ \-](?!\d)|"
+    r"(?<![\d.])[45]\.\d\.\d{1,3}(?![\d.])|no such (?:user|recipient|mailbox|address)|not a valid|"
+    r"(?:user|recipient|mailbox|account|address)\b.{0,60}(?:unknown|not |full\b|quota|"
+    r"n.t |disabled|invalid|reject|suspended)|(?:unknown|invalid|bad) (?:user|recipient|address)|"
+    r"over quota|(?:e-?mail|mail|message)\b.{0,40}(?:rejected|blocked|refused|returned|bounced)|"
+    r"nicht (?:zugestellt|erreich|aus)|unzustell|inconnu|non (?:remis|distribu|consegn)|"
+    r"no existe|desconocid|no (?:se )?pud|n[ãa]o (?:foi|p[ôo]de|existe)|non esiste|niet bezorg|"
+    r"не (?:может|найден|существ|достав|удалось)|nie (?:istnieje|mo[żz]na|zosta)|inte (?:levere|hitt)|"
+    r"不存在|失败|失敗|無法|无法|退|届|エラー|存在しません|없|반송",
+    re.IGNORECASE,
+)
+"""First words of a report; a subject alone, or a mail system's name alone, is also on other mail."""
+_FIRST_WORDS = 2500
+_LIST = ("list-unsubscribe", "list-post", "feedback-id")
 _ANSWER = re.compile(
     r"\s*(?:re|aw|antw|sv|vs|odp|rv|res|ynt|回复|答复|返信)\s*(?:\[\d+\])?[:：]", re.IGNORECASE
 )
@@ -108,23 +128,26 @@ def tells_failure(words: str) -> bool:
 
 
 def from_machine(mail: BounceMail) -> bool:
-    """Whether a mail system, not a person or a program in a person's name, wrote the mail."""
-    sender = mail.header("from") + " " + mail.header("sender")
-    if "x-failed-recipients" in mail.headers or mail.header("from").strip() == "<>":
+    """Whether a mail system, not a person or a program in a person's name, wrote the mail. A Sender says
+    nothing where there is a From: mailing lists put their return path there."""
+    author = mail.header("from").strip()
+    if "x-failed-recipients" in mail.headers or author == "<>":
         return True
-    return bool(_MACHINE.search(sender))
+    return bool(_MACHINE.search(author or mail.header("sender")))
 
 
 def looks_like_bounce(mail: BounceMail) -> bool:
-    """Whether subject, sender or headers say that a mail came back."""
+    """Whether a mail came back: its headers say so, or two of subject, sender and first words do."""
     if "x-failed-recipients" in mail.headers or mail.report_type == "delivery-status":
         return True
     machine = from_machine(mail)
-    if _ANSWER.match(mail.header("subject")) and not machine:
+    subject = mail.header("subject")
+    if not machine and (_ANSWER.match(subject) or any(name in mail.headers for name in _LIST)):
         return False
-    if _SUBJECT.search(mail.header("subject")):
+    told = bool(_SUBJECT.search(subject))
+    if machine and told:
         return True
-    return machine and bool(FAILURE.search(report_text(mail)[:4000]))
+    return (machine or told) and bool(_CAME_BACK.search(report_text(mail)[:_FIRST_WORDS]))
 
 
 def is_delay(mail: BounceMail, text: str) -> bool:

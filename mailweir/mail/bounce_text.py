@@ -34,6 +34,15 @@ _LINE = re.compile(
     r"(?:\s*[<\[(]mailto:[^>\])]{0,300}[>\])])?(?P<rest>.*)$",
     re.IGNORECASE,
 )
+_POLITE = re.compile(
+    r"this (?:message|mail|e-?mail|report) (?:was|is|has been) (?:an )?automatically\b[^.\n]{0,80}\.?|"
+    r"(?:this message was )?created\s+automatically\s+by\s+mail\s+delivery\s+software\.?|"
+    r"(?:a|your) message (?:that you sent|sent by\s[^.\n]{0,200}|you sent)\s+(?:could|has)\s+not\s+(?:yet\s+)?"
+    r"be(?:en)?\s+delivered\s+to\s+(?:one or more of\s+|all of\s+|all\s+)?its\s+recipients\.?|"
+    r"the following\s+address(?:es|\(es\))?\s+failed:?",
+    re.IGNORECASE,
+)
+"""Sentences that stand in every report of an MTA and say nothing of the reason."""
 _OF_ORIGINAL = re.compile(r"[\s>*]*(?:to|cc|an|para|pour|à|till|aan|кому)\s*:", re.IGNORECASE)
 """A header of the original quoted in the report ("Your message / To: ... / did not reach ...")."""
 _SENT_BY = re.compile(r"\b(?:from|by|sender)\s*:?\s{0,3}[<\"'(]{0,2}$", re.IGNORECASE)
@@ -206,7 +215,7 @@ def _whole(text: str) -> str:
     """The report without its politeness, for the classifier: lines from the first failure on."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     coded = [line for line in lines if re.search(r"\b[45]\d\d[ \-]|\b[45]\.\d\.\d", line)]
-    return "\n".join(coded or lines)[:2000]
+    return _POLITE.sub("", "\n".join(coded or lines)[:4000]).strip()[:2000]
 
 
 def last_resort(data: bytes) -> tuple[set[str], set[str]]:
