@@ -125,12 +125,21 @@ def decode(value: str) -> str:
         return value
 
 
+_TYPE = re.compile(r"[\w!#$&^.+\-]{1,100}/[\w!#$&^.+\-]{1,100}")
+
+
+def _kind(message: Message) -> str:
+    """The content type, also where nothing but white space stands before its parameters."""
+    found = _TYPE.match(message.get_content_type())
+    return found[0] if found else "text/plain"
+
+
 def _parts(message: Message) -> Iterator[Part]:
     stack: list[tuple[Message, int]] = [(message, 0)]
     seen = 0
     while stack and seen < MAX_PARTS:
         current, depth = stack.pop()
-        kind = current.get_content_type()
+        kind = _kind(current)
         payload = current.get_payload()
         if kind == "message/rfc822" or (kind in _ORIGINAL and isinstance(payload, list)):
             seen += 1

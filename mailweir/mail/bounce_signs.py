@@ -144,10 +144,15 @@ def looks_like_bounce(mail: BounceMail) -> bool:
     subject = mail.header("subject")
     if not machine and (_ANSWER.match(subject) or any(name in mail.headers for name in _LIST)):
         return False
-    told = bool(_SUBJECT.search(subject))
+    told = bool(_SUBJECT.search(subject)) or _came_from_nobody(mail)
     if machine and told:
         return True
     return (machine or told) and bool(_CAME_BACK.search(report_text(mail)[:_FIRST_WORDS]))
+
+
+def _came_from_nobody(mail: BounceMail) -> bool:
+    """Whether a mail with the null return path (RFC 5321 4.5.5) brings another one back."""
+    return mail.header("return-path").strip() == "<>" and bool(mail.original())
 
 
 def is_delay(mail: BounceMail, text: str) -> bool:
