@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from mailweir.contracts.events import Feedback
 from reputation.intake.providers import webhook
-from reputation.intake.providers.base import BadPayload, Call, Refused, form_fields
+from reputation.intake.providers.base import BadPayload, Call, Partly, Refused, form_fields
 
 __all__ = [
     "MAX_BODY",
@@ -78,6 +78,9 @@ def handle(
     for number, item in enumerate(found.items(payload, call)):
         try:
             events.extend(found.read(item, call))
+        except Partly as error:
+            events.extend(error.events)
+            problems.append(f"item {number}: {str(error)[:80]}")
         except KeyError as error:
             problems.append(f"item {number}: no field {str(error)[:80]}")
         except (TypeError, ValueError, AttributeError) as error:

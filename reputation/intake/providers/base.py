@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import hmac
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parseaddr
@@ -27,6 +28,7 @@ SIGNED_WITHIN = 300.0
 """Seconds a signed call may be off our clock."""
 
 CLAMPED = "time-clamped"
+UNTIMED = "time-missing"
 
 
 class Refused(Exception):
@@ -35,6 +37,18 @@ class Refused(Exception):
 
 class BadPayload(Exception):
     """Nothing can be made of the body: HTTP 400."""
+
+
+class Partly(Exception):
+    """An item of several recipients, some of which cannot be read; ``events`` are those of the others."""
+
+    def __init__(self, events: list[Feedback], why: str) -> None:
+        super().__init__(why)
+        self.events = events
+
+
+UNREADABLE = (KeyError, TypeError, ValueError, AttributeError)
+"""What reading an item raises that is not as documented."""
 
 
 class Call(NamedTuple):
@@ -56,7 +70,7 @@ class Call(NamedTuple):
 class Webhook(NamedTuple):
     """One relay's webhooks: ``verify`` raises :class:`Refused` or returns the id that may come only once
     (None: event ids do); ``items`` splits the payload; ``read`` makes the events of one item and may
-    raise ``KeyError, TypeError, ValueError, AttributeError`` for one that is not as documented."""
+    raise :data:`UNREADABLE` for one that is not as documented, or :class:`Partly`."""
 
     name: str
     verify: Callable[[Call], str | None]
@@ -102,11 +116,14 @@ def check_shared(call: Call) -> str | None:
 
 
 def moment(value: Any, now: float) -> tuple[float, tuple[str, ...]]:
-    """An event's time (Unix seconds or milliseconds, ISO 8601, RFC 2822), clamped to the last 30 days.
+    """An event's time (Unix seconds or milliseconds, ISO 8601, RFC 2822), clamped to the last 30 days, and
+    tags; now, and a tag, for an event that says none.
 
     Raises ``ValueError`` or ``TypeError`` when it cannot be read.
     """
-    if isinstance(value, bool) or value is None:
+    if value is None or value == "":
+        return now, (UNTIMED,)
+    if isinstance(value, bool):
         raise TypeError("no time")
     try:
         at = float(value)
@@ -137,12 +154,15 @@ def text(value: Any, limit: int = 2000) -> str | None:
 
 
 def address(value: Any) -> str:
-    """A recipient. Raises ``ValueError`` for what is no address."""
+    """A recipient. Raises ``ValueError`` for what is no address, or more than one."""
     if not isinstance(value, str) or not 3 <= len(value) <= 400 or "@" not in value:
         raise ValueError("no recipient")
-    found: str = parseaddr(value)[1] if "<" in value else value
-    if any(c.isspace() or ord(c) < 32 for c in found) or "@" not in found:
+    found: str = parseaddr(value)[1] if "<" in value else value.strip()
+    local, at, _ = found.rpartition("@")
+    if not at or any(c.isspace() or ord(c) < 32 for c in found):
         raise ValueError("no recipient")
+    if not local.startswith('"') and any(c in local for c in "@,;"):
+        raise ValueError("more than one recipient")
     return found
 
 
@@ -164,6 +184,9 @@ def event_id(provider: str, *parts: object) -> str:
     return f"{provider}:{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()}"
 
 
+_TYPED = re.compile(r"\s*(?:smtp|x-[\w-]{1,30})\s*;\s*", re.IGNORECASE)
+"""The type in front of a Diagnostic-Code (RFC 3464 2.3.6) that a relay passes on."""
+
 COMPLAINT = Suppress("recipient", None)
 
 
@@ -183,6 +206,7 @@ def judged(
     )
     if told is not None and (unclear or found.category == "unknown" or found.confidence < 0.6):
         found = of_category(told, permanent=permanent)
+    reply = None if reply is None else _TYPED.sub("", reply, count=1)
     cls, suppress = found.cls, found.suppress
     if not permanent:
         cls = BounceClass.SOFT if cls is BounceClass.HARD else cls
@@ -197,8 +221,10 @@ def with_status(reply: str, status: str | None) -> str:
     return str(dsn.with_status(reply, status))
 
 
-def simple(event: Feedback) -> Feedback:
-    """Completes an event that is no bounce: a complaint asks for suppression, so does an unsubscription."""
+def simple(event: Feedback, reply: Any = None) -> Feedback:
+    """Completes an event that is no bounce: a complaint asks for suppression, so does an unsubscription.
+    ``reply``: the payload's words about it, if they are a text."""
+    event = msgspec.structs.replace(event, reply=text(reply))
     if event.type in (EventType.COMPLAINED, EventType.UNSUBSCRIBED):
         return msgspec.structs.replace(event, cls=BounceClass.NONE, suppress=COMPLAINT)
     return msgspec.structs.replace(event, cls=BounceClass.NONE)

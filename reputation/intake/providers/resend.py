@@ -9,9 +9,12 @@ import hashlib
 import hmac
 from typing import Any
 
+import msgspec
+
 from mailweir.contracts.events import EventType, Feedback
 from reputation.intake.providers.base import (
     Call,
+    Partly,
     Refused,
     Webhook,
     address,
@@ -86,34 +89,48 @@ def read(item: Any, call: Call) -> list[Feedback]:
     at, tags = moment(item["created_at"], call.now)
     ident = call.header("svix-id") or call.header("webhook-id") or data.get("email_id")
     bounce = data.get("bounce") or {}
-    found = []
+    found: list[Feedback] = []
     to = data["to"]
-    for number, recipient in enumerate([to] if isinstance(to, str) else to):
+    names = [to] if isinstance(to, str) else list(to)
+    wrong: list[Exception] = []
+    for number, name in enumerate(names):
+        try:
+            recipient = address(name)
+        except ValueError as error:
+            wrong.append(error)
+            continue
         event = Feedback(
             event_id=event_id(NAME, ident, kind, number),
             type=event_type,
             provider=NAME,
             occurred_at=at,
-            recipient=address(recipient),
+            recipient=recipient,
             tags=tags,
             url=text((data.get("click") or {}).get("link")),
             user_agent=text((data.get("click") or {}).get("userAgent"), 500),
             message_ids=message_ids(data.get("email_id"), data.get("message_id")),
         )
         if event_type in (EventType.BOUNCED, EventType.DEFERRED):
-            hard = event_type is EventType.BOUNCED and bounce.get("type") == "Permanent"
+            hard = (
+                event_type is EventType.BOUNCED and str(bounce.get("type")).lower() == "permanent"
+            )
             sub = _SUBTYPES.get(str(bounce.get("subType", "")).replace(" ", "").lower())
             told = sub or ("invalid_recipient" if hard else "server_error")
             diagnostic = bounce.get("diagnosticCode")
             words = " ".join(map(str, diagnostic)) if isinstance(diagnostic, list) else diagnostic
             event = judged(event, reply=text(words), told=told, permanent=hard)
-            if event.reply is None:
-                import msgspec
-
-                event = msgspec.structs.replace(event, reply=text(bounce.get("message")))
+            event = msgspec.structs.replace(
+                event,
+                reply=event.reply or text(bounce.get("message")),
+                # which of several recipients it was is not said
+                suppress=event.suppress if len(names) == 1 else None,
+            )
         else:
-            event = simple(event)
+            why = data.get("failed") or data.get("suppressed") or {}
+            event = simple(event, why.get("reason") or why.get("message"))
         found.append(event)
+    if wrong:
+        raise Partly(found, f"recipient: {wrong[0]}")
     return found
 
 
