@@ -30,7 +30,7 @@ from reputation.intake.providers.base import (
 
 NAME = "resend"
 TYPES = {
-    "email.sent": EventType.QUEUED,
+    "email.sent": EventType.SENT,
     "email.scheduled": EventType.QUEUED,
     "email.delivered": EventType.DELIVERED,
     "email.delivery_delayed": EventType.DEFERRED,
@@ -111,9 +111,7 @@ def read(item: Any, call: Call) -> list[Feedback]:
             message_ids=message_ids(data.get("email_id"), data.get("message_id")),
         )
         if event_type in (EventType.BOUNCED, EventType.DEFERRED):
-            hard = (
-                event_type is EventType.BOUNCED and str(bounce.get("type")).lower() == "permanent"
-            )
+            hard = event_type is EventType.BOUNCED and _permanent(bounce)
             sub = _SUBTYPES.get(str(bounce.get("subType", "")).replace(" ", "").lower())
             told = sub or ("invalid_recipient" if hard else "server_error")
             diagnostic = bounce.get("diagnosticCode")
@@ -132,6 +130,14 @@ def read(item: Any, call: Call) -> list[Feedback]:
     if wrong:
         raise Partly(found, f"recipient: {wrong[0]}")
     return found
+
+
+def _permanent(bounce: Any) -> bool:
+    """Whether a bounce is final; before there was a type, its message alone said so."""
+    kind = bounce.get("type")
+    if kind is not None:
+        return str(kind).lower() == "permanent"
+    return "sent a hard bounce" in str(bounce.get("message"))
 
 
 WEBHOOK = Webhook(NAME, verify, items, read)

@@ -27,7 +27,7 @@ from reputation.intake.providers.base import (
 
 NAME = "ses"
 TYPES = {
-    "Send": EventType.QUEUED,
+    "Send": EventType.SENT,
     "Delivery": EventType.DELIVERED,
     "DeliveryDelay": EventType.DEFERRED,
     "Bounce": EventType.BOUNCED,
