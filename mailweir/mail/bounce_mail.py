@@ -72,15 +72,29 @@ _ORIGINAL = (
     "message/partial",
 )
 _TAGS = re.compile(r"<(?:br|/p|/div|/tr|/li|/h\d|p|div)\b[^>]{0,200}>", re.IGNORECASE)
-_STYLE = re.compile(r"<(style|script|head)\b.{0,20000}?</\1>", re.IGNORECASE | re.DOTALL)
+_UNSEEN = re.compile(r"<(style|script|head)\b", re.IGNORECASE)
+_CLOSED = {n: re.compile(f"</{n}>", re.IGNORECASE) for n in ("style", "script", "head")}
 _ANY_TAG = re.compile(r"</?[a-z!][^<>@]{0,2000}>|<a\b[^<>]{0,500}>", re.IGNORECASE)
 
 
 def _strip_html(text: str) -> str:
     import html
 
-    text = _TAGS.sub("\n", _STYLE.sub(" ", text[:MAX_TEXT]))
+    text = _TAGS.sub("\n", _seen(text[:MAX_TEXT]))
     return html.unescape(_ANY_TAG.sub(" ", text))
+
+
+def _seen(text: str) -> str:
+    """Without what a browser does not show; one pass, since a regular expression would take a square."""
+    kept: list[str] = []
+    place = 0
+    while (found := _UNSEEN.search(text, place)) is not None:
+        end = _CLOSED[found[1].lower()].search(text, found.end())
+        if end is None:
+            break  # never closed: shown as it is
+        kept.append(text[place : found.start()])
+        place = end.start()
+    return " ".join([*kept, text[place:]])
 
 
 def parse_mail(data: bytes) -> BounceMail:

@@ -15,6 +15,7 @@ from mailweir.mail.bounce_words import report_text
 from mailweir.mail.dsn import Failed
 
 MAX_FOUND = 50
+MAX_STARTS = 200
 
 _ADDRESS = re.compile(
     r"(?<![\w.+\-/])[\w.!#$%&*+/=?^{|}~\-][\w.!#$%&'*+/=?^`{|}~\-]{0,99}@[\w.\-]{1,200}\.[a-z0-9\-]{2,24}(?![\w@])",
@@ -54,6 +55,8 @@ _CONTACT = re.compile(
 )
 """What follows is somebody to ask, not somebody who could not be reached."""
 _REASON_LINES = 14
+_RESORT_BYTES = 16 * 1024
+_RESORT_LINE = 400
 _REPLY_LINE = re.compile(r"[\s>*<|\-]*(?:\w+:\s*)?[45]\d\d[ \-]")
 
 
@@ -65,7 +68,7 @@ def parse_text(mail: BounceMail) -> list[Failed]:
     reasons = _reasons(text, _addresses_of(mail, _WRITTEN_BY + _GOT_BY))
     if not reasons:
         # DragonFly's agent writes the failed recipient into the report's X-Original-To
-        reasons = _reasons(text, _addresses_of(mail, _WRITTEN_BY))
+        reasons = _reasons(text, _addresses_of(mail, _WRITTEN_BY)) or _of_oneself(mail, text)
     if len(reasons) == 1:
         reasons = {a: _with_code(r, text) for a, r in reasons.items()}
     if declared:
@@ -78,6 +81,14 @@ def parse_text(mail: BounceMail) -> list[Failed]:
     if reasons:
         return [Failed(a, action, None, r) for a, r in list(reasons.items())[:MAX_FOUND]]
     return []
+
+
+def _of_oneself(mail: BounceMail, text: str) -> dict[str, str]:
+    """A mail to oneself comes back to whom it is about."""
+    lines = text.splitlines()
+    own = _addresses_of(mail, tuple(name for name in _WRITTEN_BY if name != "to"))
+    starts = [(n, m) for n, m in _starts(lines, own) if not _OF_ORIGINAL.match(lines[n])]
+    return _begun(lines, starts, text)
 
 
 _WRITTEN_BY = ("from", "sender", "reply-to", "to", "return-path", "errors-to")
@@ -105,7 +116,7 @@ def _reasons(text: str, own: set[str]) -> dict[str, str]:
     """Address -> the words about it, in order of appearance: addresses at the beginning of a line, else in
     a sentence of failure, else in a quoted header of the original, else the first of all."""
     lines = text.splitlines()
-    starts = [(n, m) for n, line in enumerate(lines) if (m := _begins(line, own)) is not None]
+    starts = _starts(lines, own)
     named = [(n, m) for n, m in starts if not _OF_ORIGINAL.match(lines[n])]
     return (
         _begun(lines, named, text)
@@ -118,6 +129,7 @@ def _reasons(text: str, own: set[str]) -> dict[str, str]:
 def _begun(lines: list[str], starts: list[tuple[int, re.Match[str]]], text: str) -> dict[str, str]:
     """Those that begin a line; where words of failure stand beside some of them, those alone."""
     found: dict[str, str] = {}
+    spelled: dict[str, str] = {}  # lower case -> as first written
     failed: set[str] = set()
     numbers = {number for number, _ in starts}
     together: list[str] = []  # addresses one below the other share the words below the last
@@ -125,7 +137,7 @@ def _begun(lines: list[str], starts: list[tuple[int, re.Match[str]]], text: str)
         end = starts[place + 1][0] if place + 1 < len(starts) else len(lines)
         address = match["address"].rstrip(".,;:>")
         reason = _reason(match["rest"], lines[number + 1 : min(end, number + 1 + _REASON_LINES)])
-        key = next((a for a in found if a.lower() == address.lower()), address)
+        key = spelled.setdefault(address.lower(), address)
         before = bool(FAILURE.search(_before(lines, number, numbers)))
         if reason:
             for other in together:
@@ -139,10 +151,12 @@ def _begun(lines: list[str], starts: list[tuple[int, re.Match[str]]], text: str)
             together.append(key)
         if key not in found or _worth(reason) > _worth(found[key]):
             found[key] = reason
+    kept = [key for key in found if not failed or key in failed][:MAX_FOUND]
     return {
-        key: reason if CODED.search(reason) else _quoted(lines, key) or reason or _whole(text)
-        for key, reason in found.items()
-        if not failed or key in failed
+        key: found[key]
+        if CODED.search(found[key])
+        else _quoted(lines, key) or found[key] or _whole(text)
+        for key in kept
     }
 
 
@@ -182,6 +196,17 @@ def _others(text: str, own: set[str]) -> list[str]:
     return [a for a in found if a.lower() not in own and not NOBODY.match(a)]
 
 
+def _starts(lines: list[str], own: set[str]) -> list[tuple[int, re.Match[str]]]:
+    """The lines that begin with somebody's address, at most :data:`MAX_STARTS`."""
+    found: list[tuple[int, re.Match[str]]] = []
+    for number, line in enumerate(lines):
+        if (match := _begins(line, own)) is not None:
+            found.append((number, match))
+            if len(found) == MAX_STARTS:
+                break
+    return found
+
+
 def _begins(line: str, own: set[str]) -> re.Match[str] | None:
     match = _LINE.match(line[:1000])
     if match is None:
@@ -219,13 +244,17 @@ def _whole(text: str) -> str:
 
 
 def last_resort(data: bytes) -> tuple[set[str], set[str]]:
-    """Temporary and permanent failures flufl.bounce finds in a mail."""
+    """Temporary and permanent failures flufl.bounce finds in the beginning of a mail: some of its patterns
+    take quadratic time."""
     import email
+    import logging
 
     from flufl.bounce import all_failures
 
+    logging.getLogger("flufl.bounce").disabled = True  # it logs every surprise of a hostile mail
+    lines = (line[:_RESORT_LINE] for line in data[:_RESORT_BYTES].split(b"\n"))
     try:
-        temporary, permanent = all_failures(email.message_from_bytes(data))
+        temporary, permanent = all_failures(email.message_from_bytes(b"\n".join(lines)))
     except (ValueError, TypeError, LookupError, AttributeError, AssertionError, RecursionError):
         return set(), set()  # a third party's parser over hostile input: no answer is an answer
 
