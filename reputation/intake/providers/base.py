@@ -22,7 +22,10 @@ from mailweir.mail.bounce_parse import classify_failure
 from mailweir.mail.classify import of_category
 
 MAX_AGE = 30 * 86400.0
-"""How old an event may say to be, seconds; older and future ones are clamped and tagged."""
+"""How old an event of an impossible time is taken to be, seconds, when it is in the past."""
+
+FIRST = 1_262_304_000.0
+"""2010: no webhook of these relays is older. Earlier times are clamped, and tagged, as future ones are."""
 
 SIGNED_WITHIN = 300.0
 """Seconds a signed call may be off our clock."""
@@ -116,8 +119,8 @@ def check_shared(call: Call) -> str | None:
 
 
 def moment(value: Any, now: float) -> tuple[float, tuple[str, ...]]:
-    """An event's time (Unix seconds or milliseconds, ISO 8601, RFC 2822), clamped to the last 30 days, and
-    tags; now, and a tag, for an event that says none.
+    """An event's time (Unix seconds or milliseconds, ISO 8601, RFC 2822), and tags: clamped where it is
+    impossible, now where the event says none.
 
     Raises ``ValueError`` or ``TypeError`` when it cannot be read.
     """
@@ -133,7 +136,7 @@ def moment(value: Any, now: float) -> tuple[float, tuple[str, ...]]:
         raise ValueError("time is not finite")
     if at > 1e11:
         at /= 1000.0
-    clamped = min(max(at, now - MAX_AGE), now + SIGNED_WITHIN)
+    clamped = min(at if at >= FIRST else now - MAX_AGE, now + SIGNED_WITHIN)
     return clamped, (CLAMPED,) if clamped != at else ()
 
 
