@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import email
 import email.policy
+import quopri
 import re
 from collections.abc import Iterator
-from email.errors import MessageError
+from email.errors import MessageError, MissingHeaderBodySeparatorDefect
 from email.header import decode_header
 from email.message import Message
 from email.utils import getaddresses, parsedate_to_datetime
@@ -99,11 +100,13 @@ def _seen(text: str) -> str:
 
 def parse_mail(data: bytes) -> BounceMail:
     """Read a mail; what cannot be read as MIME is one text part."""
-    data = data[:MAX_BYTES].lstrip(b"\r\n")
+    data = data[:MAX_BYTES].lstrip()
     if data.startswith((b"From ", b">From ")):
         data = data.partition(b"\n")[2]  # an mbox separator
     try:
         message = email.message_from_bytes(data, policy=email.policy.compat32)
+        if any(isinstance(d, MissingHeaderBodySeparatorDefect) for d in message.defects):
+            message = email.message_from_bytes(_refolded(data), policy=email.policy.compat32)
         parts = tuple(_parts(message))
         headers = _headers(message)
         report_type = message.get_param("report-type")
@@ -113,6 +116,18 @@ def parse_mail(data: bytes) -> BounceMail:
         return BounceMail({}, (Part("text/plain", text[:MAX_TEXT]),), None)
     kind = report_type.strip().lower() if isinstance(report_type, str) else None
     return BounceMail(headers, parts, kind)
+
+
+_NAMED = re.compile(rb"[ \t]|[!-9;-~]{1,76}[ \t]*:|\r?$")
+
+
+def _refolded(data: bytes) -> bytes:
+    """A mail whose store lost the white space that continues a header: without it the headers end there."""
+    blank = re.search(rb"\r?\n\r?\n", data)
+    if blank is None:
+        return data
+    lines = data[: blank.start()].split(b"\n")
+    return b"\n".join(n if _NAMED.match(n) else b" " + n for n in lines) + data[blank.start() :]
 
 
 def _headers(message: Message) -> dict[str, list[str]]:
@@ -225,11 +240,17 @@ def _flat(message: Message) -> str:
     return ("\n".join(lines) + "\n\n" + (body if isinstance(body, str) else ""))[:MAX_TEXT]
 
 
+_SOFT = re.compile(rb"^[^\r\n]{60,75}=\r?$", re.MULTILINE)
+"""A line of quoted-printable that goes on: half an address would be somebody else's."""
+
+
 def _text(part: Message) -> str:
     raw = part.get_payload(decode=True)
     if not isinstance(raw, bytes):
         return str(part.get_payload() or "")[:MAX_TEXT]
     raw = raw[: 2 * MAX_TEXT]
+    if "content-transfer-encoding" not in part and len(_SOFT.findall(raw)) > 1:
+        raw = quopri.decodestring(raw)  # whatever stored it lost the header that says so
     charset = part.get_content_charset() or "utf-8"
     try:
         text = raw.decode(charset, "strict")

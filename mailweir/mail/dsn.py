@@ -125,6 +125,8 @@ def _group(fields: dict[str, list[str]], reporter: str | None) -> Failed:
             comment = _COMMENT.search(value[found.end() :])
     action = (fields.get("action") or ["failed"])[0].split(maxsplit=1)[:1]
     word = action[0].strip("();,.").lower() if action else "failed"
+    if word == "deliverable":
+        word = "relayed"  # Postfix, asked whether it could be (sendmail -bv): nothing was delivered
     if word not in _ACTIONS:
         word = {"2": "delivered", "4": "delayed"}.get((status or "5")[0], "failed")
     diagnostic = " ".join(" ".join(fields.get("diagnostic-code", ())).split())

@@ -50,7 +50,7 @@ class Partly(Exception):
         self.events = events
 
 
-UNREADABLE = (KeyError, TypeError, ValueError, AttributeError)
+UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What reading an item raises that is not as documented."""
 
 
@@ -122,7 +122,7 @@ def moment(value: Any, now: float) -> tuple[float, tuple[str, ...]]:
     """An event's time (Unix seconds or milliseconds, ISO 8601, RFC 2822), and tags: clamped where it is
     impossible, now where the event says none.
 
-    Raises ``ValueError`` or ``TypeError`` when it cannot be read.
+    Raises one of :data:`UNREADABLE` when it cannot be read.
     """
     if value is None or value == "":
         return now, (UNTIMED,)

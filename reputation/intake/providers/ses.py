@@ -54,6 +54,9 @@ SUBTYPES: dict[str, str | None] = {
 NO_COMPLAINT = ("not-spam", "auth-failure", "virus")
 """Values of complaintFeedbackType that are no complaint of a reader (RFC 5965 7.3)."""
 
+MAX_RECIPIENTS = 1000
+"""Of one event; a message of SES has at most 50."""
+
 DELAYS = {
     "InternalFailure": "server_error",
     "General": "server_error",
@@ -140,11 +143,15 @@ _NAMED = {
 
 def _recipients(kind: str, detail: Any, mail: Any) -> list[Any]:
     """Whom the event is about. Raises ``ValueError`` for a bounce or complaint of a mail to several that
-    names none of them: the others have done nothing."""
-    rows = list(detail.get(_NAMED.get(kind, "")) or ())
+    names none of them, the others have done nothing; and for more than any mail of SES has."""
+    rows = detail.get(_NAMED.get(kind, "")) or []
+    plain = detail.get("recipients") or mail.get("destination") or []
+    if not isinstance(rows, list) or not isinstance(plain, list):
+        raise TypeError("the recipients are no list")
+    if max(len(rows), len(plain)) > MAX_RECIPIENTS:
+        raise ValueError(f"more than {MAX_RECIPIENTS} recipients")
     if rows:
         return rows
-    plain = detail.get("recipients") or mail.get("destination") or []
     if kind in _NAMED and len(plain) > 1:
         raise ValueError("names none of several recipients")
     return [{"emailAddress": recipient} for recipient in plain]
