@@ -39,7 +39,7 @@ _SUBJECT = re.compile(
     re.IGNORECASE,
 )
 _CHALLENGE = re.compile(
-    r"(?:please )?(?:confirm|verify|authenticate)\w* (?:that )?(?:you|your (?:message|e-?mail|"
+    r"(?:please )?(?:confirm|verify|authenticate)\w* (?:that )?(?:you\b|your (?:message|e-?mail|"
     r"identity|address))"
     r"|(?:verif|confirm)ication (?:required|needed|request)|spam ?arrest|boxbe|"
     r"challenge[- ]response|"

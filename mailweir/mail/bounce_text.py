@@ -49,7 +49,7 @@ _OF_ORIGINAL = re.compile(r"[\s>*]*(?:to|cc|an|para|pour|à|till|aan|кому)\s
 _SENT_BY = re.compile(r"\b(?:from|by|sender)\s*:?\s{0,3}[<\"'(]{0,2}$", re.IGNORECASE)
 """What stands in front of a sender's address ("does not accept mail from ...")."""
 _CONTACT = re.compile(
-    r"\b(?:contact|questions?|assistance|help ?desk|please (?:e-?mail|forward|send|write)|"
+    r"\b(?:contact|questions?|assistance|help ?desk|please (?:e-?mail|forward|reply|send|write)|"
     r"send (?:e-?mail|a message)|report (?:this|it|errors?))\b",
     re.IGNORECASE,
 )
@@ -227,7 +227,8 @@ def _reason(rest: str, following: list[str]) -> str:
             if words and (blanks > 3 or CODED.search(" ".join(words))):
                 break
             continue
-        words.append(stripped)
+        if CODED.search(stripped) or not _CONTACT.search(stripped):
+            words.append(stripped)
     return "\n".join(words)[:2000]
 
 

@@ -50,6 +50,9 @@ class Partly(Exception):
         self.events = events
 
 
+MAX_RECIPIENTS = 1000
+"""Of one item; no relay takes a mail to so many."""
+
 UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What reading an item raises that is not as documented."""
 

@@ -13,6 +13,7 @@ import msgspec
 
 from mailweir.contracts.events import EventType, Feedback
 from reputation.intake.providers.base import (
+    MAX_RECIPIENTS,
     Call,
     Partly,
     Refused,
@@ -86,12 +87,14 @@ def read(item: Any, call: Call) -> list[Feedback]:
     event_type = TYPES.get(kind, EventType.UNKNOWN)
     if not str(kind).startswith("email.") or kind == "email.received":
         return []  # domains, contacts, incoming mail
-    at, tags = moment(item["created_at"], call.now)
+    at, tags = moment(item.get("created_at"), call.now)
     ident = call.header("svix-id") or call.header("webhook-id") or data.get("email_id")
     bounce = data.get("bounce") or {}
     found: list[Feedback] = []
     to = data["to"]
     names = [to] if isinstance(to, str) else list(to)
+    if len(names) > MAX_RECIPIENTS:
+        raise ValueError(f"more than {MAX_RECIPIENTS} recipients")
     wrong: list[Exception] = []
     for number, name in enumerate(names):
         try:

@@ -11,6 +11,7 @@ import msgspec
 from mailweir.contracts.events import EventType, Feedback
 from reputation.intake.providers import sns
 from reputation.intake.providers.base import (
+    MAX_RECIPIENTS,
     UNREADABLE,
     BadPayload,
     Call,
@@ -53,9 +54,6 @@ SUBTYPES: dict[str, str | None] = {
 }
 NO_COMPLAINT = ("not-spam", "auth-failure", "virus")
 """Values of complaintFeedbackType that are no complaint of a reader (RFC 5965 7.3)."""
-
-MAX_RECIPIENTS = 1000
-"""Of one event; a message of SES has at most 50."""
 
 DELAYS = {
     "InternalFailure": "server_error",

@@ -113,12 +113,18 @@ def test_times_are_believed_within_reason():
         b"Subject: " + b"=?utf-8?q?a?= " * 20_000 + b"\n\n",
         b"From: MAILER-DAEMON@x\nSubject: Undeliverable\nContent-Type: text/html\n\n"
         + b"<a " * 100_000,
+        b"From: MAILER-DAEMON@x\nSubject: Undeliverable\nContent-Type: text/html\n\n"
+        + b"<style " * 60_000,
+        b"Subject: failure notice\n\n"
+        + b"".join(b"<u%d@example.net>: x\n" % n for n in range(20_000)),
+        b"To: x\nunfolded\n" * 20_000 + b"\n",
+        b"Subject: failure notice\n\n" + (b"x" * 70 + b"=\n") * 6_000,
     ],
 )
 def test_bounded(data):
     began = time.process_time()
     assert parse_report(data, now=NOW)
-    assert time.process_time() - began < 2.0
+    assert time.process_time() - began < 1.0
 
 
 def test_a_delay_never_suppresses():
