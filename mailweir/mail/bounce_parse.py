@@ -13,10 +13,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from mailweir.contracts.events import BounceClass, Classification, EventType, Feedback, Suppress
+from mailweir.contracts.events import BounceClass, EventType, Feedback, Suppress
 from mailweir.mail import verp
 from mailweir.mail.arf import Complaint, parse_arf
 from mailweir.mail.autoreply import begins_as_answer, is_autoreply, is_challenge, is_receipt
+from mailweir.mail.bounce_judge import certain, judged
 from mailweir.mail.bounce_mail import (
     BounceMail,
     addresses,
@@ -34,18 +35,11 @@ from mailweir.mail.bounce_signs import (
 )
 from mailweir.mail.bounce_text import last_resort, parse_text
 from mailweir.mail.bounce_words import inline_original
-from mailweir.mail.classify import classify
 from mailweir.mail.dsn import Failed, parse_dsn, parse_refusal
-from mailweir.mail.providers import known_provider
 from mailweir.mail.reply import enhanced_of
 
 MAX_AGE = 30 * 86400.0
 """An event is believed to be at most this old, seconds."""
-
-_CERTAIN = 0.8
-"""Confidence of a category above which nothing else is asked."""
-
-_LINES = 20
 
 _LINK = re.compile(r"/u/([A-Za-z0-9_-]{20,64})")
 """Our unsubscribe link (suppression.unsubscribe)."""
@@ -238,18 +232,13 @@ def _completed(failed: Failed, mail: BounceMail, original: dict[str, list[str]])
         pick = match[0] if match else (words[0] if len(words) == 1 else None)
         if pick is not None:
             recipient = recipient or pick.recipient
-            if len(reply) < 12 and tells_failure(pick.reply) and not _certain(failed.status):
+            if len(reply) < 12 and tells_failure(pick.reply) and not certain(failed.status):
                 own = failed.status if failed.status and enhanced_of(pick.reply) is None else ""
                 reply = f"{own} {pick.reply}".strip()
     if recipient is None:
         known = addresses(mail.headers.get("x-failed-recipients", []) or original.get("to", []))
         recipient = known[0] if len(known) == 1 else received_for(original)
     return Failed(recipient, failed.action, failed.status, reply, failed.remote_host)
-
-
-def _certain(status: str | None) -> bool:
-    """Whether a Status field alone says why: it goes before words written for people."""
-    return status is not None and classify(status, stage="dsn").confidence >= _CERTAIN
 
 
 def _original_recipient(mail: BounceMail, original: dict[str, list[str]]) -> list[Failed]:
@@ -276,31 +265,6 @@ _ACTIONS = {
 }
 
 
-def classify_failure(reply: str, status: str | None, recipient: str | None) -> Classification:
-    """Diagnostic text before Status before nothing (RFC 3464 2.3.4, 2.3.6)."""
-    domain = (recipient or "").rpartition("@")[2]
-    provider = known_provider(domain) if domain else None
-    found = classify(reply, provider=provider, stage="dsn")
-    if status is not None and (found.category == "unknown" or found.confidence < 0.6):
-        by_status = classify(status, provider=provider, stage="dsn")
-        if by_status.category != "unknown":
-            return by_status
-    return found
-
-
-def _judged(failed: Failed) -> Classification:
-    """The category of a failure. Where a report's words together say nothing certain, because politeness
-    stands around them, its line that does."""
-    found = classify_failure(failed.reply, failed.status, failed.recipient)
-    if found.confidence >= _CERTAIN:
-        return found
-    for line in failed.reply.split("\n")[:_LINES] if "\n" in failed.reply else ():
-        alone = classify_failure(line, failed.status, failed.recipient)
-        if alone.confidence > max(found.confidence, _CERTAIN - 0.01):
-            found = alone
-    return found
-
-
 def _failure(
     failed: Failed, digest: str, number: int, at: float, job_id: int | None, provider: str
 ) -> Feedback:
@@ -321,7 +285,7 @@ def _failure(
     )
     if event in (EventType.DELIVERED, EventType.SENT):
         return base
-    found = _judged(failed)
+    found = judged(failed)
     cls, suppress = found.cls, found.suppress
     if event is EventType.DEFERRED:
         cls = BounceClass.SOFT if cls is BounceClass.HARD else cls

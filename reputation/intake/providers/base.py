@@ -18,7 +18,7 @@ import msgspec
 
 from mailweir.contracts.events import BounceClass, EventType, Feedback, Suppress
 from mailweir.mail import dsn
-from mailweir.mail.bounce_parse import classify_failure
+from mailweir.mail.bounce_judge import classify_failure
 from mailweir.mail.classify import of_category
 
 MAX_AGE = 30 * 86400.0
