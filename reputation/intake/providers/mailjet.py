@@ -61,9 +61,9 @@ def read(item: Any, call: Call) -> list[Feedback]:
     error = str(item.get("error") or "").lower()
     if event_type is EventType.BOUNCED and error == "greylisted":
         event_type = EventType.DEFERRED
-    at, tags = moment(item["time"], call.now)
+    at, tags = moment(item.get("time"), call.now)
     event = Feedback(
-        event_id=event_id(NAME, kind, item.get("MessageID"), item["email"], item["time"]),
+        event_id=event_id(NAME, kind, item.get("MessageID"), item["email"], item.get("time")),
         type=event_type,
         provider=NAME,
         occurred_at=at,

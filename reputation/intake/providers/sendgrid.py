@@ -85,8 +85,10 @@ def verify(call: Call) -> None:
 
 
 def read(item: Any, call: Call) -> list[Feedback]:
-    """One event of the array."""
+    """One event of the array; none for what is of the account, not of a mail."""
     kind = item["event"]
+    if kind == "account_status_change":
+        return []
     event_type = TYPES.get(kind, EventType.UNKNOWN)
     at, tags = moment(item.get("timestamp"), call.now)
     ident = item.get("sg_event_id") or (

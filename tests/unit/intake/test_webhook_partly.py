@@ -210,13 +210,16 @@ def test_a_number_of_a_million_digits_is_no_json():
         handle("sendgrid", {}, b'[{"timestamp":' + b"9" * 900_000 + b"}]", secret=None, now=NOW)
 
 
-OUT, BOUNCED, UNKNOWN = EventType.REJECTED, EventType.BOUNCED, EventType.UNKNOWN
+OUT, BOUNCED = EventType.REJECTED, EventType.BOUNCED
+GONE = (EventType.UNSUBSCRIBED, "jo@example.net", False)
 
 
 @pytest.mark.parametrize(
     ("provider", "payload", "want"),
     [
         ("postmark", {"RecordType": "Inbound", "From": "jo@example.net", "To": "in@ex.com"}, []),
+        ("sendgrid", [{"event": "account_status_change", "type": "compliance_suspend"}], []),
+        ("mailjet", {"event": "unsub", "email": "jo@example.net"}, [GONE]),
         ("brevo", {"event": "contact_updated", "email": "jo@example.net", "id": 1}, []),
         ("brevo", {"event": "inboundEmailProcessed", "items": []}, []),
         ("mailgun", {"event-data": {"event": "stored", "id": "x", "timestamp": NOW}}, []),
@@ -261,6 +264,8 @@ OUT, BOUNCED, UNKNOWN = EventType.REJECTED, EventType.BOUNCED, EventType.UNKNOWN
     ],
     ids=[
         "postmark-inbound",
+        "sendgrid-account",
+        "mailjet-timeless",
         "brevo-contact",
         "brevo-inbound",
         "mailgun-stored",
