@@ -132,26 +132,49 @@ def _refolded(data: bytes) -> bytes:
 
 def _headers(message: Message) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
+    charset = _charset(message)
     for name, value in list(message.raw_items())[:300]:
         values = found.setdefault(name.lower(), [])
         if len(values) < 20:
-            values.append(decode(str(value)))
+            values.append(decode(str(value), charset))
     return found
 
 
-def decode(value: str) -> str:
-    """A header value with its encoded words decoded, on one line; damaged ones stay as they are."""
+def _charset(message: Message) -> str | None:
+    """The charset a mail declares for itself or its first part: most likely that of bare bytes in its
+    headers as well."""
+    payload = message.get_payload()
+    first = payload[0] if isinstance(payload, list) and payload else None
+    own = message.get_content_charset()
+    return own or (first.get_content_charset() if isinstance(first, Message) else None)
+
+
+def decode(value: str, charset: str | None = None) -> str:
+    """A header value with its encoded words decoded, on one line; damaged ones stay as they are. Bare
+    bytes are UTF-8, or else of ``charset``."""
     value = " ".join(value[:4000].split())
     if "=?" not in value:
-        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        return _bare(value, charset)
     try:
         chunks = decode_header(value)
         return "".join(
-            c if isinstance(c, str) else c.decode(charset or "ascii", "replace")
-            for c, charset in chunks
+            _bare(c, charset) if isinstance(c, str) else c.decode(charset_of or "ascii", "replace")
+            for c, charset_of in chunks
         )
     except (MessageError, ValueError, LookupError):
+        return _bare(value, charset)
+
+
+def _bare(value: str, charset: str | None) -> str:
+    if value.isascii():
         return value
+    raw = value.encode("utf-8", "surrogateescape")
+    for name in ("utf-8", charset or "utf-8"):
+        try:
+            return raw.decode(name)
+        except (UnicodeError, LookupError):
+            continue
+    return raw.decode("utf-8", "replace")
 
 
 _TYPE = re.compile(r"[\w!#$&^.+\-]{1,100}/[\w!#$&^.+\-]{1,100}")

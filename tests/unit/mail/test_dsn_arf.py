@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,13 +58,14 @@ def test_any_bytes(data):
     events = parse_report(data, now=NOW)
     assert events
     assert all(e.type is not EventType.COMPLAINED for e in events)
+    assert msgspec.json.encode(events)
 
 
 @given(st.sampled_from(sorted(CASES)), st.integers(0, 3000), st.binary(min_size=1, max_size=40))
 @settings(max_examples=150, deadline=None)
 def test_damage_anywhere(name, place, junk):
     data = (DATA / name).read_bytes()
-    assert parse_report(data[:place] + junk + data[place:], now=NOW)
+    assert msgspec.json.encode(parse_report(data[:place] + junk + data[place:], now=NOW))
 
 
 def test_our_token_names_the_job():
