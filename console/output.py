@@ -62,7 +62,7 @@ def emit(data: Any, output: Format, table: Callable[[Any], None] | None = None) 
     sys.stdout.write(text + "\n")
 
 
-_CONTROLS = {n: "\N{REPLACEMENT CHARACTER}" for n in (*range(9), *range(11, 32), *range(127, 160))}
+_CONTROLS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "�")
 
 
 def print_rows(
