@@ -123,7 +123,7 @@ def _references(original: dict[str, list[str]]) -> tuple[str, ...]:
     for value in original.get("list-unsubscribe", ())[:2]:
         found.extend(_LINK.findall(value)[:2])
     found.extend(value.strip().strip("<>")[:255] for value in original.get("message-id", ())[:1])
-    return tuple(dict.fromkeys(text for text in found if text))
+    return tuple(dict.fromkeys(text for text in found if text and text.isprintable()))
 
 
 def _answered(

@@ -179,13 +179,15 @@ def message_ids(*values: Any) -> tuple[str, ...]:
         for value in values
         if isinstance(value, (str, int)) and not isinstance(value, bool)
     ]
-    return tuple(dict.fromkeys(text[:255] for text in found if len(text) >= 8))[:8]
+    return tuple(
+        dict.fromkeys(text[:255] for text in found if len(text) >= 8 and text.isprintable())
+    )[:8]
 
 
 def event_id(provider: str, *parts: object) -> str:
-    """The dedupe key of an event; long ones are hashed to fit the column."""
+    """The dedupe key of an event; long and odd ones are hashed to fit the column."""
     key = ":".join([provider, *(str(p) for p in parts)])
-    if len(key) <= 200 and key.isascii():
+    if len(key) <= 200 and key.isascii() and key.isprintable():
         return key
     return f"{provider}:{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()}"
 

@@ -197,6 +197,18 @@ def test_a_subaccounts_events_are_signed_by_its_parent_too():
         handle("mailgun", {}, mailgun(b"own", b"other"), secret="key", now=NOW)
 
 
+def test_no_id_holds_what_a_database_refuses():
+    item = {
+        "event": "open",
+        "email": "jo@example.net",
+        "sg_event_id": "\0",
+        "smtp-id": "<\0@ex.com>",
+    }
+    (event,) = taken("sendgrid", [item]).events
+    assert "\0" not in event.event_id
+    assert event.message_ids == ()
+
+
 def test_headers_that_are_no_text_are_refused():
     secret = "whsec_" + base64.b64encode(b"s" * 24).decode()
     stamp = str(int(NOW))
