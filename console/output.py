@@ -62,12 +62,17 @@ def emit(data: Any, output: Format, table: Callable[[Any], None] | None = None) 
     sys.stdout.write(text + "\n")
 
 
+_CONTROLS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "�")
+
+
 def print_rows(
     headers: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = ""
 ) -> None:
-    """A plain table on standard output."""
+    """A plain table on standard output. Cells hold what others wrote: no word of theirs is markup, and none
+    reaches the terminal as a command."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     if title:
         sys.stdout.write(f"{title}\n")  # above a narrow table it would be wrapped to its width
@@ -75,7 +80,7 @@ def print_rows(
     for header in headers:
         table.add_column(header, overflow="fold")
     for row in rows:
-        table.add_row(*[str(cell) for cell in row])
+        table.add_row(*[Text(str(cell).translate(_CONTROLS)) for cell in row])
     Console(soft_wrap=False).print(table)
 
 

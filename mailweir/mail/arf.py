@@ -7,7 +7,7 @@ import re
 import msgspec
 
 from mailweir.contracts.events import EventType
-from mailweir.mail.bounce_mail import BounceMail, addresses, header_block
+from mailweir.mail.bounce_mail import BounceMail, addresses, header_block, received_for
 from mailweir.mail.dsn import recipient_of
 
 
@@ -99,4 +99,5 @@ def _of_original(original: dict[str, list[str]]) -> str | None:
         for address in addresses(original.get(name, [])):
             if not _REDACTED.search(address):
                 return address
-    return None
+    taken = received_for(original)
+    return None if taken is None or _REDACTED.search(taken) else taken

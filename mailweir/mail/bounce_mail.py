@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import email
 import email.policy
+import quopri
 import re
 from collections.abc import Iterator
-from email.errors import MessageError
+from email.errors import MessageError, MissingHeaderBodySeparatorDefect
 from email.header import decode_header
 from email.message import Message
 from email.utils import getaddresses, parsedate_to_datetime
@@ -72,24 +73,40 @@ _ORIGINAL = (
     "message/partial",
 )
 _TAGS = re.compile(r"<(?:br|/p|/div|/tr|/li|/h\d|p|div)\b[^>]{0,200}>", re.IGNORECASE)
-_STYLE = re.compile(r"<(style|script|head)\b.{0,20000}?</\1>", re.IGNORECASE | re.DOTALL)
+_UNSEEN = re.compile(r"<(style|script|head)\b", re.IGNORECASE)
+_CLOSED = {n: re.compile(f"</{n}>", re.IGNORECASE) for n in ("style", "script", "head")}
 _ANY_TAG = re.compile(r"</?[a-z!][^<>@]{0,2000}>|<a\b[^<>]{0,500}>", re.IGNORECASE)
 
 
 def _strip_html(text: str) -> str:
     import html
 
-    text = _TAGS.sub("\n", _STYLE.sub(" ", text[:MAX_TEXT]))
+    text = _TAGS.sub("\n", _seen(text[:MAX_TEXT]))
     return html.unescape(_ANY_TAG.sub(" ", text))
+
+
+def _seen(text: str) -> str:
+    """Without what a browser does not show; one pass, since a regular expression would take a square."""
+    kept: list[str] = []
+    place = 0
+    while (found := _UNSEEN.search(text, place)) is not None:
+        end = _CLOSED[found[1].lower()].search(text, found.end())
+        if end is None:
+            break  # never closed: shown as it is
+        kept.append(text[place : found.start()])
+        place = end.start()
+    return " ".join([*kept, text[place:]])
 
 
 def parse_mail(data: bytes) -> BounceMail:
     """Read a mail; what cannot be read as MIME is one text part."""
-    data = data[:MAX_BYTES].lstrip(b"\r\n")
+    data = data[:MAX_BYTES].lstrip()
     if data.startswith((b"From ", b">From ")):
         data = data.partition(b"\n")[2]  # an mbox separator
     try:
         message = email.message_from_bytes(data, policy=email.policy.compat32)
+        if any(isinstance(d, MissingHeaderBodySeparatorDefect) for d in message.defects):
+            message = email.message_from_bytes(_refolded(data), policy=email.policy.compat32)
         parts = tuple(_parts(message))
         headers = _headers(message)
         report_type = message.get_param("report-type")
@@ -101,28 +118,72 @@ def parse_mail(data: bytes) -> BounceMail:
     return BounceMail(headers, parts, kind)
 
 
+_NAMED = re.compile(rb"[ \t]|[!-9;-~]{1,76}[ \t]*:|\r?$")
+
+
+def _refolded(data: bytes) -> bytes:
+    """A mail whose store lost the white space that continues a header: without it the headers end there."""
+    blank = re.search(rb"\r?\n\r?\n", data)
+    if blank is None:
+        return data
+    lines = data[: blank.start()].split(b"\n")
+    return b"\n".join(n if _NAMED.match(n) else b" " + n for n in lines) + data[blank.start() :]
+
+
 def _headers(message: Message) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
+    charset = _charset(message)
     for name, value in list(message.raw_items())[:300]:
         values = found.setdefault(name.lower(), [])
         if len(values) < 20:
-            values.append(decode(str(value)))
+            values.append(decode(str(value), charset))
     return found
 
 
-def decode(value: str) -> str:
-    """A header value with its encoded words decoded, on one line; damaged ones stay as they are."""
+def _charset(message: Message) -> str | None:
+    """The charset a mail declares for itself or its first part: most likely that of bare bytes in its
+    headers as well."""
+    payload = message.get_payload()
+    first = payload[0] if isinstance(payload, list) and payload else None
+    own = message.get_content_charset()
+    return own or (first.get_content_charset() if isinstance(first, Message) else None)
+
+
+def decode(value: str, charset: str | None = None) -> str:
+    """A header value with its encoded words decoded, on one line; damaged ones stay as they are. Bare
+    bytes are UTF-8, or else of ``charset``."""
     value = " ".join(value[:4000].split())
     if "=?" not in value:
-        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        return _bare(value, charset)
     try:
         chunks = decode_header(value)
         return "".join(
-            c if isinstance(c, str) else c.decode(charset or "ascii", "replace")
-            for c, charset in chunks
+            _bare(c, charset) if isinstance(c, str) else c.decode(charset_of or "ascii", "replace")
+            for c, charset_of in chunks
         )
     except (MessageError, ValueError, LookupError):
+        return _bare(value, charset)
+
+
+def _bare(value: str, charset: str | None) -> str:
+    if value.isascii():
         return value
+    raw = value.encode("utf-8", "surrogateescape")
+    for name in ("utf-8", charset or "utf-8"):
+        try:
+            return raw.decode(name)
+        except (UnicodeError, LookupError):
+            continue
+    return raw.decode("utf-8", "replace")
+
+
+_TYPE = re.compile(r"[\w!#$&^.+\-]{1,100}/[\w!#$&^.+\-]{1,100}")
+
+
+def _kind(message: Message) -> str:
+    """The content type, also where nothing but white space stands before its parameters."""
+    found = _TYPE.match(message.get_content_type())
+    return found[0] if found else "text/plain"
 
 
 def _parts(message: Message) -> Iterator[Part]:
@@ -130,7 +191,7 @@ def _parts(message: Message) -> Iterator[Part]:
     seen = 0
     while stack and seen < MAX_PARTS:
         current, depth = stack.pop()
-        kind = current.get_content_type()
+        kind = _kind(current)
         payload = current.get_payload()
         if kind == "message/rfc822" or (kind in _ORIGINAL and isinstance(payload, list)):
             seen += 1
@@ -202,11 +263,17 @@ def _flat(message: Message) -> str:
     return ("\n".join(lines) + "\n\n" + (body if isinstance(body, str) else ""))[:MAX_TEXT]
 
 
+_SOFT = re.compile(rb"^[^\r\n]{60,75}=\r?$", re.MULTILINE)
+"""A line of quoted-printable that goes on: half an address would be somebody else's."""
+
+
 def _text(part: Message) -> str:
     raw = part.get_payload(decode=True)
     if not isinstance(raw, bytes):
         return str(part.get_payload() or "")[:MAX_TEXT]
     raw = raw[: 2 * MAX_TEXT]
+    if "content-transfer-encoding" not in part and len(_SOFT.findall(raw)) > 1:
+        raw = quopri.decodestring(raw)  # whatever stored it lost the header that says so
     charset = part.get_content_charset() or "utf-8"
     try:
         text = raw.decode(charset, "strict")
@@ -243,6 +310,18 @@ def addresses(values: list[str]) -> list[str]:
         return [a for _, a in getaddresses([v[:4000] for v in values[:20]]) if "@" in a]
     except (ValueError, IndexError, RecursionError):
         return []
+
+
+_FOR = re.compile(r"\bfor\s{1,3}<([^\s<>@]{1,100}@[^\s<>@]{1,200})>", re.IGNORECASE)
+
+
+def received_for(original: dict[str, list[str]]) -> str | None:
+    """Whom the first hop took a mail for (RFC 5321 4.4): where its To is missing or blotted out."""
+    for value in reversed(original.get("received", [])[:20]):
+        found = _FOR.search(value)
+        if found:
+            return found[1]
+    return None
 
 
 def date_of(value: str) -> float | None:

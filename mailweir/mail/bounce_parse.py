@@ -13,23 +13,29 @@ from collections.abc import Sequence
 
 import msgspec
 
-from mailweir.contracts.events import BounceClass, Classification, EventType, Feedback, Suppress
+from mailweir.contracts.events import BounceClass, EventType, Feedback, Suppress
 from mailweir.mail import verp
 from mailweir.mail.arf import Complaint, parse_arf
 from mailweir.mail.autoreply import begins_as_answer, is_autoreply, is_challenge, is_receipt
-from mailweir.mail.bounce_mail import BounceMail, addresses, date_of, header_block, parse_mail
-from mailweir.mail.bounce_text import (
+from mailweir.mail.bounce_judge import certain, judged
+from mailweir.mail.bounce_mail import (
+    BounceMail,
+    addresses,
+    date_of,
+    header_block,
+    parse_mail,
+    received_for,
+)
+from mailweir.mail.bounce_signs import (
     from_machine,
     has_code,
-    inline_original,
-    last_resort,
     looks_like_bounce,
-    parse_text,
     passed_on,
+    tells_failure,
 )
-from mailweir.mail.classify import classify
-from mailweir.mail.dsn import Failed, parse_dsn
-from mailweir.mail.providers import known_provider
+from mailweir.mail.bounce_text import last_resort, parse_text
+from mailweir.mail.bounce_words import inline_original
+from mailweir.mail.dsn import Failed, parse_dsn, parse_refusal
 from mailweir.mail.reply import enhanced_of
 
 MAX_AGE = 30 * 86400.0
@@ -83,7 +89,7 @@ def _events(
     complaints = parse_arf(mail)
     if complaints:
         return [_complaint(c, digest, n, now, job_id) for n, c in enumerate(complaints)]
-    failures = [] if is_receipt(mail) else parse_dsn(mail)
+    failures = parse_refusal(mail) if is_receipt(mail) else parse_dsn(mail)
     if failures:
         failures = [_completed(f, mail, original) for f in failures]
         return [_failure(f, digest, n, at, job_id, "dsn") for n, f in enumerate(failures)]
@@ -117,7 +123,7 @@ def _references(original: dict[str, list[str]]) -> tuple[str, ...]:
     for value in original.get("list-unsubscribe", ())[:2]:
         found.extend(_LINK.findall(value)[:2])
     found.extend(value.strip().strip("<>")[:255] for value in original.get("message-id", ())[:1])
-    return tuple(dict.fromkeys(text for text in found if text))
+    return tuple(dict.fromkeys(text for text in found if text and text.isprintable()))
 
 
 def _answered(
@@ -154,11 +160,11 @@ def _bounce_rather(mail: BounceMail) -> bool:
     Auto-Submitted too. One that a person's or a ticket system's address answered with is a bounce only if
     it quotes a reply."""
     submitted = mail.header("auto-submitted").lower()
-    if not submitted.startswith("auto-"):
+    if begins_as_answer(mail):
         return False
     if from_machine(mail):
         return True
-    if begins_as_answer(mail):
+    if not submitted.startswith("auto-"):
         return False
     if not submitted.startswith("auto-replied"):
         return True
@@ -226,20 +232,22 @@ def _completed(failed: Failed, mail: BounceMail, original: dict[str, list[str]])
         pick = match[0] if match else (words[0] if len(words) == 1 else None)
         if pick is not None:
             recipient = recipient or pick.recipient
-            if len(reply) < 12 and pick.reply:
+            if len(reply) < 12 and tells_failure(pick.reply) and not certain(failed.status):
                 own = failed.status if failed.status and enhanced_of(pick.reply) is None else ""
                 reply = f"{own} {pick.reply}".strip()
     if recipient is None:
         known = addresses(mail.headers.get("x-failed-recipients", []) or original.get("to", []))
-        recipient = known[0] if len(known) == 1 else None
+        recipient = known[0] if len(known) == 1 else received_for(original)
     return Failed(recipient, failed.action, failed.status, reply, failed.remote_host)
 
 
 def _original_recipient(mail: BounceMail, original: dict[str, list[str]]) -> list[Failed]:
     """A bounce that names nobody: the one the original was for."""
     known = addresses(original.get("x-original-to", []) or original.get("to", []))
-    text = " ".join(mail.texts().split())[:2000]
-    return [Failed(known[0] if len(known) == 1 else None, "failed", None, text)]
+    lines = (" ".join(line.split()) for line in mail.texts()[:8000].splitlines())
+    text = "\n".join(line for line in lines if line)[:2000]
+    recipient = known[0] if len(known) == 1 else received_for(original)
+    return [Failed(recipient, "failed", None, text)]
 
 
 def _resort(data: bytes) -> list[Failed]:
@@ -257,23 +265,12 @@ _ACTIONS = {
 }
 
 
-def classify_failure(reply: str, status: str | None, recipient: str | None) -> Classification:
-    """Diagnostic text before Status before nothing (RFC 3464 2.3.4, 2.3.6)."""
-    domain = (recipient or "").rpartition("@")[2]
-    provider = known_provider(domain) if domain else None
-    found = classify(reply, provider=provider, stage="dsn")
-    if status is not None and (found.category == "unknown" or found.confidence < 0.6):
-        by_status = classify(status, provider=provider, stage="dsn")
-        if by_status.category != "unknown":
-            return by_status
-    return found
-
-
 def _failure(
     failed: Failed, digest: str, number: int, at: float, job_id: int | None, provider: str
 ) -> Feedback:
     event = _ACTIONS.get(failed.action, EventType.BOUNCED)
     reply = re.sub(r"^\s*(?:smtp|x-[\w-]{1,30})\s*;\s*", "", failed.reply, flags=re.IGNORECASE)
+    reply = " ".join(reply.split())
     base = Feedback(
         event_id=f"mail:{digest}:{number}",
         type=event,
@@ -288,7 +285,7 @@ def _failure(
     )
     if event in (EventType.DELIVERED, EventType.SENT):
         return base
-    found = classify_failure(failed.reply, failed.status, failed.recipient)
+    found = judged(failed)
     cls, suppress = found.cls, found.suppress
     if event is EventType.DEFERRED:
         cls = BounceClass.SOFT if cls is BounceClass.HARD else cls

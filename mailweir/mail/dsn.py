@@ -16,7 +16,7 @@ class Failed(msgspec.Struct, frozen=True):
     recipient: str | None
     action: str  # failed | delayed | delivered | relayed | expanded
     status: str | None  # enhanced code
-    reply: str  # the remote's words, or the reporter's
+    reply: str  # the remote's words, or the reporter's, as lines
     remote_host: str | None = None
 
 
@@ -68,6 +68,28 @@ def status_text(mail: BounceMail, nested: bool) -> str | None:
     return None
 
 
+_REFUSED = re.compile(
+    r"(?:was|has been|is) (?:automatically )?(?:rejected|refused)\b", re.IGNORECASE
+)
+
+
+def parse_refusal(mail: BounceMail) -> list[Failed]:
+    """A recipient's rule, or a mailbox over its quota, that refused a mail in the form of a disposition
+    notification (RFC 5429 2.1.2 of Sieve; Dovecot); empty for one that tells what became of the mail."""
+    submitted = mail.header("auto-submitted").lower()
+    text = " ".join(mail.texts()[:4000].split())
+    if "rejected" not in submitted and not _REFUSED.search(text):
+        return []
+    for part in mail.parts:
+        if part.kind == "message/disposition-notification":
+            fields = header_block(part.text)
+            for name in ("original-recipient", "final-recipient"):
+                for value in fields.get(name, ()):
+                    if recipient := recipient_of(value):
+                        return [Failed(recipient, "failed", None, text[:2000])]
+    return []
+
+
 def parse_dsn(mail: BounceMail, *, nested: bool = False) -> list[Failed]:
     """The recipients an RFC 3464 report names, at most 1,000; empty when it is none. ``nested``: as
     :func:`status_text` takes it."""
@@ -103,6 +125,8 @@ def _group(fields: dict[str, list[str]], reporter: str | None) -> Failed:
             comment = _COMMENT.search(value[found.end() :])
     action = (fields.get("action") or ["failed"])[0].split(maxsplit=1)[:1]
     word = action[0].strip("();,.").lower() if action else "failed"
+    if word == "deliverable":
+        word = "relayed"  # Postfix, asked whether it could be (sendmail -bv): nothing was delivered
     if word not in _ACTIONS:
         word = {"2": "delivered", "4": "delayed"}.get((status or "5")[0], "failed")
     diagnostic = " ".join(" ".join(fields.get("diagnostic-code", ())).split())

@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 
 from mailweir.contracts.events import Feedback
 from reputation.intake.providers import webhook
-from reputation.intake.providers.base import BadPayload, Call, Refused, form_fields
+from reputation.intake.providers.base import (
+    UNREADABLE,
+    BadPayload,
+    Call,
+    Partly,
+    Refused,
+    form_fields,
+)
 
 __all__ = [
     "MAX_BODY",
@@ -70,7 +77,10 @@ def handle(
     if secret is not None:
         if not secrets and found.name != "ses":
             raise Refused("no secret is configured")
-        once = found.verify(call)
+        try:
+            once = found.verify(call)
+        except UnicodeError:
+            raise Refused("what should be signed is no Unicode text") from None
     fields = form_fields(body) if found.form is not None else None
     payload = found.form(fields) if found.form is not None and fields else load_json(body)
     events: list[Feedback] = []
@@ -78,9 +88,12 @@ def handle(
     for number, item in enumerate(found.items(payload, call)):
         try:
             events.extend(found.read(item, call))
+        except Partly as error:
+            events.extend(error.events)
+            problems.append(f"item {number}: {str(error)[:80]}")
         except KeyError as error:
             problems.append(f"item {number}: no field {str(error)[:80]}")
-        except (TypeError, ValueError, AttributeError) as error:
+        except UNREADABLE as error:
             problems.append(f"item {number}: {type(error).__name__}: {str(error)[:80]}")
     wish = found.subscription(payload) if found.subscription is not None else None
     return Taken(events, problems, None if secret is None else True, once, wish)

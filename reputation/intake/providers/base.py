@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import hmac
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parseaddr
@@ -17,16 +18,20 @@ import msgspec
 
 from mailweir.contracts.events import BounceClass, EventType, Feedback, Suppress
 from mailweir.mail import dsn
-from mailweir.mail.bounce_parse import classify_failure
+from mailweir.mail.bounce_judge import classify_failure
 from mailweir.mail.classify import of_category
 
 MAX_AGE = 30 * 86400.0
-"""How old an event may say to be, seconds; older and future ones are clamped and tagged."""
+"""How old an event of an impossible time is taken to be, seconds, when it is in the past."""
+
+FIRST = 1_262_304_000.0
+"""2010: no webhook of these relays is older. Earlier times are clamped, and tagged, as future ones are."""
 
 SIGNED_WITHIN = 300.0
 """Seconds a signed call may be off our clock."""
 
 CLAMPED = "time-clamped"
+UNTIMED = "time-missing"
 
 
 class Refused(Exception):
@@ -35,6 +40,21 @@ class Refused(Exception):
 
 class BadPayload(Exception):
     """Nothing can be made of the body: HTTP 400."""
+
+
+class Partly(Exception):
+    """An item of several recipients, some of which cannot be read; ``events`` are those of the others."""
+
+    def __init__(self, events: list[Feedback], why: str) -> None:
+        super().__init__(why)
+        self.events = events
+
+
+MAX_RECIPIENTS = 1000
+"""Of one item; no relay takes a mail to so many."""
+
+UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What reading an item raises that is not as documented."""
 
 
 class Call(NamedTuple):
@@ -56,7 +76,7 @@ class Call(NamedTuple):
 class Webhook(NamedTuple):
     """One relay's webhooks: ``verify`` raises :class:`Refused` or returns the id that may come only once
     (None: event ids do); ``items`` splits the payload; ``read`` makes the events of one item and may
-    raise ``KeyError, TypeError, ValueError, AttributeError`` for one that is not as documented."""
+    raise :data:`UNREADABLE` for one that is not as documented, or :class:`Partly`."""
 
     name: str
     verify: Callable[[Call], str | None]
@@ -102,11 +122,14 @@ def check_shared(call: Call) -> str | None:
 
 
 def moment(value: Any, now: float) -> tuple[float, tuple[str, ...]]:
-    """An event's time (Unix seconds or milliseconds, ISO 8601, RFC 2822), clamped to the last 30 days.
+    """An event's time (Unix seconds or milliseconds, ISO 8601, RFC 2822), and tags: clamped where it is
+    impossible, now where the event says none.
 
-    Raises ``ValueError`` or ``TypeError`` when it cannot be read.
+    Raises one of :data:`UNREADABLE` when it cannot be read.
     """
-    if isinstance(value, bool) or value is None:
+    if value is None or value == "":
+        return now, (UNTIMED,)
+    if isinstance(value, bool):
         raise TypeError("no time")
     try:
         at = float(value)
@@ -116,7 +139,7 @@ def moment(value: Any, now: float) -> tuple[float, tuple[str, ...]]:
         raise ValueError("time is not finite")
     if at > 1e11:
         at /= 1000.0
-    clamped = min(max(at, now - MAX_AGE), now + SIGNED_WITHIN)
+    clamped = min(at if at >= FIRST else now - MAX_AGE, now + SIGNED_WITHIN)
     return clamped, (CLAMPED,) if clamped != at else ()
 
 
@@ -137,12 +160,15 @@ def text(value: Any, limit: int = 2000) -> str | None:
 
 
 def address(value: Any) -> str:
-    """A recipient. Raises ``ValueError`` for what is no address."""
+    """A recipient. Raises ``ValueError`` for what is no address, or more than one."""
     if not isinstance(value, str) or not 3 <= len(value) <= 400 or "@" not in value:
         raise ValueError("no recipient")
-    found: str = parseaddr(value)[1] if "<" in value else value
-    if any(c.isspace() or ord(c) < 32 for c in found) or "@" not in found:
+    found: str = parseaddr(value)[1] if "<" in value else value.strip()
+    local, at, _ = found.rpartition("@")
+    if not at or any(c.isspace() or ord(c) < 32 for c in found):
         raise ValueError("no recipient")
+    if not local.startswith('"') and any(c in local for c in "@,;"):
+        raise ValueError("more than one recipient")
     return found
 
 
@@ -153,16 +179,21 @@ def message_ids(*values: Any) -> tuple[str, ...]:
         for value in values
         if isinstance(value, (str, int)) and not isinstance(value, bool)
     ]
-    return tuple(dict.fromkeys(text[:255] for text in found if len(text) >= 8))[:8]
+    return tuple(
+        dict.fromkeys(text[:255] for text in found if len(text) >= 8 and text.isprintable())
+    )[:8]
 
 
 def event_id(provider: str, *parts: object) -> str:
-    """The dedupe key of an event; long ones are hashed to fit the column."""
+    """The dedupe key of an event; long and odd ones are hashed to fit the column."""
     key = ":".join([provider, *(str(p) for p in parts)])
-    if len(key) <= 200 and key.isascii():
+    if len(key) <= 200 and key.isascii() and key.isprintable():
         return key
     return f"{provider}:{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()}"
 
+
+_TYPED = re.compile(r"\s*(?:smtp|x-[\w-]{1,30})\s*;\s*", re.IGNORECASE)
+"""The type in front of a Diagnostic-Code (RFC 3464 2.3.6) that a relay passes on."""
 
 COMPLAINT = Suppress("recipient", None)
 
@@ -183,6 +214,7 @@ def judged(
     )
     if told is not None and (unclear or found.category == "unknown" or found.confidence < 0.6):
         found = of_category(told, permanent=permanent)
+    reply = None if reply is None else _TYPED.sub("", reply, count=1)
     cls, suppress = found.cls, found.suppress
     if not permanent:
         cls = BounceClass.SOFT if cls is BounceClass.HARD else cls
@@ -197,8 +229,10 @@ def with_status(reply: str, status: str | None) -> str:
     return str(dsn.with_status(reply, status))
 
 
-def simple(event: Feedback) -> Feedback:
-    """Completes an event that is no bounce: a complaint asks for suppression, so does an unsubscription."""
+def simple(event: Feedback, reply: Any = None) -> Feedback:
+    """Completes an event that is no bounce: a complaint asks for suppression, so does an unsubscription.
+    ``reply``: the payload's words about it, if they are a text."""
+    event = msgspec.structs.replace(event, reply=text(reply))
     if event.type in (EventType.COMPLAINED, EventType.UNSUBSCRIBED):
         return msgspec.structs.replace(event, cls=BounceClass.NONE, suppress=COMPLAINT)
     return msgspec.structs.replace(event, cls=BounceClass.NONE)

@@ -49,6 +49,8 @@ _NAMES = {  # as the API's settings spell them, and marketing webhooks of old
     "invalid": "invalid_email",
     "listaddition": "list_addition",
 }
+_NO_MAIL = ("contact_deleted", "contact_updated", "inboundemailprocessed")
+"""Events of the address book and of incoming mail."""
 _TOLD = {
     "hard_bounce": "invalid_recipient",
     "invalid_email": "invalid_recipient",
@@ -59,8 +61,12 @@ _TOLD = {
 
 def read(item: Any, call: Call) -> list[Feedback]:
     """One event. ``proxy`` among the tags: fetched by a privacy proxy, not by a reader."""
+    if "items" in item and "event" not in item:
+        return []  # incoming mail
     kind = str(item["event"]).lower()
     kind = _NAMES.get(kind, kind)
+    if kind in _NO_MAIL:
+        return []
     if isinstance(item.get("email"), list):  # a marketing list_addition names many
         return [e for one in item["email"][:1000] for e in read({**item, "email": one}, call)]
     event_type = TYPES.get(kind, EventType.UNKNOWN)
@@ -87,7 +93,7 @@ def read(item: Any, call: Call) -> list[Feedback]:
     if event_type in (EventType.BOUNCED, EventType.DEFERRED):
         hard = kind in ("hard_bounce", "invalid_email")
         return [judged(event, reply=text(item.get("reason")), told=_TOLD.get(kind), permanent=hard)]
-    return [simple(event)]
+    return [simple(event, item.get("reason"))]
 
 
 WEBHOOK = Webhook(NAME, check_shared, lambda payload, call: listed(payload), read)

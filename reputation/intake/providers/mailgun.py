@@ -45,13 +45,14 @@ def verify(call: Call) -> str:
     try:
         signature = fields or json.loads(call.body)["signature"]
         stamp, token = str(signature["timestamp"]), str(signature["token"])
-        given = str(signature["signature"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        # a subaccount's webhooks are signed with the parent account's key as well
+        given = [str(signature["signature"]), str(signature.get("parent-signature") or "")]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Refused("no signature of Mailgun in the body") from None
     check_time(stamp, call.now)
     for secret in call.secrets:
         wanted = hmac.new(secret.encode(), (stamp + token).encode(), hashlib.sha256).hexdigest()
-        if same(given.lower().encode("utf-8", "replace"), wanted):
+        if any(same(g.lower().encode("utf-8", "replace"), wanted) for g in given):
             return token[:100]
     raise Refused("the signature does not fit")
 
@@ -70,24 +71,28 @@ def read(item: Any, call: Call) -> list[Feedback]:
     temporary = item.get("severity") == "temporary"
     if event_type is EventType.BOUNCED and temporary:
         event_type = EventType.DEFERRED
-    at, tags = moment(item["timestamp"], call.now)
+    if kind == "stored":
+        return []  # incoming mail
+    detail = item.get("delivery-status") or {}
+    headers = (item.get("message") or {}).get("headers") or {}
+    # what was rejected before it was split names its recipient in the header alone
+    recipient = address(item.get("recipient") or headers.get("to"))
+    at, tags = moment(item.get("timestamp"), call.now)
     day = int(at // 86400)  # ids are unique within a day only
     event = Feedback(
-        event_id=event_id(NAME, day, item.get("id") or (item["recipient"], kind, at)),
+        event_id=event_id(NAME, day, item.get("id") or (recipient, kind, at)),
         type=event_type,
         provider=NAME,
         occurred_at=at,
-        recipient=address(item["recipient"]),
+        recipient=recipient,
         tags=tags + tuple(map(str, item.get("tags") or ()))[:20],
         url=text(item.get("url")),
         user_agent=text((item.get("client-info") or {}).get("user-agent"), 500),
-        message_ids=message_ids(
-            ((item.get("message") or {}).get("headers") or {}).get("message-id")
-        ),
+        message_ids=message_ids(headers.get("message-id")),
     )
     if event_type not in (EventType.BOUNCED, EventType.DEFERRED):
-        return [simple(event)]
-    detail = item.get("delivery-status") or {}
+        return [simple(event, detail.get("message") or (item.get("reject") or {}).get("reason"))]
+    soft = str(detail.get("bounce-type")).lower() == "soft"
     words = " ".join(str(detail[k]) for k in ("message", "description") if detail.get(k))
     code = detail.get("code")
     reason = str(item.get("reason", ""))
@@ -110,8 +115,8 @@ def read(item: Any, call: Call) -> list[Feedback]:
             event,
             reply=words[:2000] or None,
             status=text(detail.get("enhanced-code"), 16),
-            told=told or ("server_error" if temporary else None),
-            permanent=not temporary,
+            told=told or ("server_error" if temporary or soft else None),
+            permanent=not (temporary or soft),
         )
     ]
 

@@ -61,9 +61,9 @@ def read(item: Any, call: Call) -> list[Feedback]:
     error = str(item.get("error") or "").lower()
     if event_type is EventType.BOUNCED and error == "greylisted":
         event_type = EventType.DEFERRED
-    at, tags = moment(item["time"], call.now)
+    at, tags = moment(item.get("time"), call.now)
     event = Feedback(
-        event_id=event_id(NAME, kind, item.get("MessageID"), item["email"], item["time"]),
+        event_id=event_id(NAME, kind, item.get("MessageID"), item["email"], item.get("time")),
         type=event_type,
         provider=NAME,
         occurred_at=at,
@@ -77,11 +77,11 @@ def read(item: Any, call: Call) -> list[Feedback]:
     )
     if event_type in (EventType.BOUNCED, EventType.DEFERRED):
         reply = " ".join(str(item[k]) for k in ("comment", "smtp_reply") if item.get(k))[:2000]
-        hard = bool(item.get("hard_bounce"))
+        hard = str(item.get("hard_bounce")).lower() in ("true", "1")
         told = ERRORS.get(error, "invalid_recipient" if hard else "server_error")
         judgement = judged(event, reply=reply or None, told=told, permanent=hard)
         return [msgspec.structs.replace(judgement, reply=reply or text(item.get("error")))]
-    return [simple(event)]
+    return [simple(event, item.get("smtp_reply") or item.get("error"))]
 
 
 WEBHOOK = Webhook(NAME, check_shared, lambda payload, call: listed(payload), read)

@@ -61,6 +61,8 @@ _HARD = ("HardBounce", "BadEmailAddress")
 def read(item: Any, call: Call) -> list[Feedback]:
     """One record."""
     kind = item.get("RecordType", "Bounce" if "Type" in item else "")
+    if kind == "Inbound" or "FromFull" in item:
+        return []  # the inbound hook at the wrong path
     bounce_type = str(item.get("Type", ""))
     event_type = TYPES.get(kind, EventType.UNKNOWN)
     told: str | None = None
@@ -105,7 +107,7 @@ def read(item: Any, call: Call) -> list[Feedback]:
         ]
     if event_type is EventType.AUTORESPONDED:
         return [msgspec.structs.replace(event, category=told, cls=BounceClass.NONE)]
-    return [simple(event)]
+    return [simple(event, item.get("Details"))]
 
 
 WEBHOOK = Webhook(NAME, check_shared, lambda payload, call: listed(payload), read)

@@ -9,9 +9,13 @@ import hashlib
 import hmac
 from typing import Any
 
+import msgspec
+
 from mailweir.contracts.events import EventType, Feedback
 from reputation.intake.providers.base import (
+    MAX_RECIPIENTS,
     Call,
+    Partly,
     Refused,
     Webhook,
     address,
@@ -27,7 +31,7 @@ from reputation.intake.providers.base import (
 
 NAME = "resend"
 TYPES = {
-    "email.sent": EventType.QUEUED,
+    "email.sent": EventType.SENT,
     "email.scheduled": EventType.QUEUED,
     "email.delivered": EventType.DELIVERED,
     "email.delivery_delayed": EventType.DEFERRED,
@@ -83,38 +87,60 @@ def read(item: Any, call: Call) -> list[Feedback]:
     event_type = TYPES.get(kind, EventType.UNKNOWN)
     if not str(kind).startswith("email.") or kind == "email.received":
         return []  # domains, contacts, incoming mail
-    at, tags = moment(item["created_at"], call.now)
+    at, tags = moment(item.get("created_at"), call.now)
     ident = call.header("svix-id") or call.header("webhook-id") or data.get("email_id")
     bounce = data.get("bounce") or {}
-    found = []
+    found: list[Feedback] = []
     to = data["to"]
-    for number, recipient in enumerate([to] if isinstance(to, str) else to):
+    names = [to] if isinstance(to, str) else list(to)
+    if len(names) > MAX_RECIPIENTS:
+        raise ValueError(f"more than {MAX_RECIPIENTS} recipients")
+    wrong: list[Exception] = []
+    for number, name in enumerate(names):
+        try:
+            recipient = address(name)
+        except ValueError as error:
+            wrong.append(error)
+            continue
         event = Feedback(
             event_id=event_id(NAME, ident, kind, number),
             type=event_type,
             provider=NAME,
             occurred_at=at,
-            recipient=address(recipient),
+            recipient=recipient,
             tags=tags,
             url=text((data.get("click") or {}).get("link")),
             user_agent=text((data.get("click") or {}).get("userAgent"), 500),
             message_ids=message_ids(data.get("email_id"), data.get("message_id")),
         )
         if event_type in (EventType.BOUNCED, EventType.DEFERRED):
-            hard = event_type is EventType.BOUNCED and bounce.get("type") == "Permanent"
+            hard = event_type is EventType.BOUNCED and _permanent(bounce)
             sub = _SUBTYPES.get(str(bounce.get("subType", "")).replace(" ", "").lower())
             told = sub or ("invalid_recipient" if hard else "server_error")
             diagnostic = bounce.get("diagnosticCode")
             words = " ".join(map(str, diagnostic)) if isinstance(diagnostic, list) else diagnostic
             event = judged(event, reply=text(words), told=told, permanent=hard)
-            if event.reply is None:
-                import msgspec
-
-                event = msgspec.structs.replace(event, reply=text(bounce.get("message")))
+            event = msgspec.structs.replace(
+                event,
+                reply=event.reply or text(bounce.get("message")),
+                # which of several recipients it was is not said
+                suppress=event.suppress if len(names) == 1 else None,
+            )
         else:
-            event = simple(event)
+            why = data.get("failed") or data.get("suppressed") or {}
+            event = simple(event, why.get("reason") or why.get("message"))
         found.append(event)
+    if wrong:
+        raise Partly(found, f"recipient: {wrong[0]}")
     return found
+
+
+def _permanent(bounce: Any) -> bool:
+    """Whether a bounce is final; before there was a type, its message alone said so."""
+    kind = bounce.get("type")
+    if kind is not None:
+        return str(kind).lower() == "permanent"
+    return "sent a hard bounce" in str(bounce.get("message"))
 
 
 WEBHOOK = Webhook(NAME, verify, items, read)

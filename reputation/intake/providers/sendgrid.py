@@ -85,11 +85,18 @@ def verify(call: Call) -> None:
 
 
 def read(item: Any, call: Call) -> list[Feedback]:
-    """One event of the array."""
+    """One event of the array; none for what is of the account, not of a mail."""
     kind = item["event"]
+    if kind == "account_status_change":
+        return []
     event_type = TYPES.get(kind, EventType.UNKNOWN)
-    at, tags = moment(item["timestamp"], call.now)
-    ident = item.get("sg_event_id") or (item.get("sg_message_id"), item["email"], kind, at)
+    at, tags = moment(item.get("timestamp"), call.now)
+    ident = item.get("sg_event_id") or (
+        item.get("sg_message_id"),
+        item["email"],
+        kind,
+        item.get("timestamp"),
+    )
     categories = item.get("category") or ()
     names = (categories,) if isinstance(categories, str) else tuple(map(str, categories))[:20]
     event = Feedback(
@@ -117,12 +124,7 @@ def read(item: Any, call: Call) -> list[Feedback]:
         return [
             judged(event, reply=reply, status=status, told=told, permanent=not (soft or blocked))
         ]
-    done = simple(event)
-    if event_type is EventType.REJECTED:
-        import msgspec
-
-        done = msgspec.structs.replace(done, reply=reply)
-    return [done]
+    return [simple(event, reply)]
 
 
 WEBHOOK = Webhook(NAME, verify, lambda payload, call: listed(payload), read)

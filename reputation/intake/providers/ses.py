@@ -11,8 +11,11 @@ import msgspec
 from mailweir.contracts.events import EventType, Feedback
 from reputation.intake.providers import sns
 from reputation.intake.providers.base import (
+    MAX_RECIPIENTS,
+    UNREADABLE,
     BadPayload,
     Call,
+    Partly,
     Webhook,
     address,
     event_id,
@@ -25,7 +28,7 @@ from reputation.intake.providers.base import (
 
 NAME = "ses"
 TYPES = {
-    "Send": EventType.QUEUED,
+    "Send": EventType.SENT,
     "Delivery": EventType.DELIVERED,
     "DeliveryDelay": EventType.DEFERRED,
     "Bounce": EventType.BOUNCED,
@@ -75,10 +78,12 @@ def items(payload: Any, call: Call) -> list[Any]:
     if "Message" not in payload:
         detail = payload.get("detail")  # as EventBridge wraps it
         return [{"event": detail if isinstance(detail, dict) else payload, "id": None}]
-    try:
-        inner = json.loads(payload["Message"])
-    except (ValueError, TypeError, RecursionError):
-        return []  # SES' own "Successfully validated SNS topic" is plain text
+    inner = payload["Message"]  # a text; what passed it on may have read it already
+    if not isinstance(inner, dict):
+        try:
+            inner = json.loads(inner)
+        except (ValueError, TypeError, RecursionError):
+            return []  # SES' own "Successfully validated SNS topic" is plain text
     return [{"event": inner, "id": payload.get("MessageId")}]
 
 
@@ -90,44 +95,64 @@ def read(item: Any, call: Call) -> list[Feedback]:
         return []
     event_type = TYPES.get(kind, EventType.UNKNOWN)
     mail = event.get("mail") or {}
-    key = {"DeliveryDelay": "deliveryDelay", "Rendering Failure": "failure"}.get(
-        str(kind), str(kind).lower()
-    )
+    key = _DETAIL.get(str(kind), str(kind).lower())
     detail = event.get(key) or {}
     at, tags = moment(detail.get("timestamp") or mail.get("timestamp"), call.now)
     ident = item["id"] or detail.get("feedbackId") or mail.get("messageId")
-    found = []
-    for number, (recipient, status, words) in enumerate(_recipients(str(kind), detail, mail)):
-        record = Feedback(
-            event_id=event_id(NAME, ident, kind, number),
-            type=event_type,
-            provider=NAME,
-            occurred_at=at,
-            recipient=address(recipient),
-            tags=tags,
-            url=text(detail.get("link")),
-            user_agent=text(detail.get("userAgent"), 500),
-            remote_host=text(detail.get("remoteMtaIp") or detail.get("reportingMTA"), 255),
-            message_ids=_ids(mail),
-        )
-        found.append(_completed(record, detail, status, words))
+    common = Feedback(
+        event_id="",
+        type=event_type,
+        provider=NAME,
+        occurred_at=at,
+        tags=tags,
+        url=text(detail.get("link")),
+        user_agent=text(detail.get("userAgent"), 500),
+        remote_host=text(detail.get("remoteMtaIp") or detail.get("reportingMTA"), 255),
+        message_ids=_ids(mail),
+    )
+    found: list[Feedback] = []
+    wrong: list[Exception] = []
+    for number, row in enumerate(_recipients(str(kind), detail, mail)):
+        name = event_id(NAME, ident, kind, number)
+        try:
+            record = msgspec.structs.replace(
+                common, event_id=name, recipient=address(row["emailAddress"])
+            )
+            words = text(row.get("diagnosticCode"))
+            found.append(_completed(record, detail, text(row.get("status"), 16), words))
+        except UNREADABLE as error:
+            wrong.append(error)
+    if wrong:
+        raise Partly(found, f"recipient: {wrong[0]}")
     return found
 
 
-def _recipients(kind: str, detail: Any, mail: Any) -> list[tuple[Any, str | None, str | None]]:
-    names = {
-        "Bounce": "bouncedRecipients",
-        "Complaint": "complainedRecipients",
-        "DeliveryDelay": "delayedRecipients",
-    }
-    rows = detail.get(names.get(kind, ""))
-    if rows:
-        return [
-            (r["emailAddress"], text(r.get("status"), 16), text(r.get("diagnosticCode")))
-            for r in rows
-        ]
+_DETAIL = {
+    "DeliveryDelay": "deliveryDelay",
+    "Rendering Failure": "failure",
+    "RenderingFailure": "failure",
+}
+_NAMED = {
+    "Bounce": "bouncedRecipients",
+    "Complaint": "complainedRecipients",
+    "DeliveryDelay": "delayedRecipients",
+}
+
+
+def _recipients(kind: str, detail: Any, mail: Any) -> list[Any]:
+    """Whom the event is about. Raises ``ValueError`` for a bounce or complaint of a mail to several that
+    names none of them, the others have done nothing; and for more than any mail of SES has."""
+    rows = detail.get(_NAMED.get(kind, "")) or []
     plain = detail.get("recipients") or mail.get("destination") or []
-    return [(r, None, None) for r in plain]
+    if not isinstance(rows, list) or not isinstance(plain, list):
+        raise TypeError("the recipients are no list")
+    if max(len(rows), len(plain)) > MAX_RECIPIENTS:
+        raise ValueError(f"more than {MAX_RECIPIENTS} recipients")
+    if rows:
+        return rows
+    if kind in _NAMED and len(plain) > 1:
+        raise ValueError("names none of several recipients")
+    return [{"emailAddress": recipient} for recipient in plain]
 
 
 def _ids(mail: Any) -> tuple[str, ...]:
@@ -137,7 +162,8 @@ def _ids(mail: Any) -> tuple[str, ...]:
         for header in mail.get("headers") or ()
         if str(header.get("name")).lower() in ("x-mailweir-ref", "message-id")
     ]
-    return message_ids(*ours, mail.get("messageId"))
+    common = (mail.get("commonHeaders") or {}).get("messageId")
+    return message_ids(*ours, common, mail.get("messageId"))
 
 
 def _completed(record: Feedback, detail: Any, status: str | None, words: str | None) -> Feedback:
@@ -160,7 +186,8 @@ def _completed(record: Feedback, detail: Any, status: str | None, words: str | N
         return simple(msgspec.structs.replace(record, type=EventType.UNKNOWN, category=said))
     if record.type is EventType.UNSUBSCRIBED and not _opted_out(detail):
         return simple(msgspec.structs.replace(record, type=EventType.SUBSCRIBED))
-    return simple(record)
+    said = ("smtpResponse", "reason", "errorMessage")  # of Delivery, Reject, Rendering Failure
+    return simple(record, next((detail[name] for name in said if detail.get(name)), None))
 
 
 def _opted_out(detail: Any) -> bool:

@@ -94,15 +94,16 @@ def read(item: Any, call: Call) -> list[Feedback]:
     category: str | None = CLASSES.get(number)
     if event_type is EventType.BOUNCED and number in SPECIAL:
         event_type, category = SPECIAL[number]
-    at, tags = moment(item["timestamp"], call.now)
+    at, tags = moment(item.get("timestamp"), call.now)
+    recipient = address(item.get("raw_rcpt_to") or item["rcpt_to"])
     # relayed and sample events may come without an id of their own
-    ident = item.get("event_id") or (item.get("message_id"), kind, item["rcpt_to"], at)
+    ident = item.get("event_id") or (item.get("message_id"), kind, recipient, item.get("timestamp"))
     event = Feedback(
         event_id=event_id(NAME, ident),
         type=event_type,
         provider=NAME,
         occurred_at=at,
-        recipient=address(item.get("raw_rcpt_to") or item["rcpt_to"]),
+        recipient=recipient,
         tags=tags + tuple(map(str, item.get("rcpt_tags") or ()))[:20],
         url=text(item.get("target_link_url")),
         user_agent=text(item.get("user_agent"), 500),
@@ -118,7 +119,7 @@ def read(item: Any, call: Call) -> list[Feedback]:
         return [judged(event, reply=reply, told=category, permanent=permanent)]
     if event_type is EventType.AUTORESPONDED:
         return [msgspec.structs.replace(event, category=category, cls=BounceClass.NONE)]
-    return [simple(event)]
+    return [simple(event, item.get("raw_reason") or item.get("reason"))]
 
 
 WEBHOOK = Webhook(NAME, check_shared, items, read)

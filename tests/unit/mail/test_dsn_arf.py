@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,13 +58,14 @@ def test_any_bytes(data):
     events = parse_report(data, now=NOW)
     assert events
     assert all(e.type is not EventType.COMPLAINED for e in events)
+    assert msgspec.json.encode(events)
 
 
 @given(st.sampled_from(sorted(CASES)), st.integers(0, 3000), st.binary(min_size=1, max_size=40))
 @settings(max_examples=150, deadline=None)
 def test_damage_anywhere(name, place, junk):
     data = (DATA / name).read_bytes()
-    assert parse_report(data[:place] + junk + data[place:], now=NOW)
+    assert msgspec.json.encode(parse_report(data[:place] + junk + data[place:], now=NOW))
 
 
 def test_our_token_names_the_job():
@@ -113,12 +115,18 @@ def test_times_are_believed_within_reason():
         b"Subject: " + b"=?utf-8?q?a?= " * 20_000 + b"\n\n",
         b"From: MAILER-DAEMON@x\nSubject: Undeliverable\nContent-Type: text/html\n\n"
         + b"<a " * 100_000,
+        b"From: MAILER-DAEMON@x\nSubject: Undeliverable\nContent-Type: text/html\n\n"
+        + b"<style " * 60_000,
+        b"Subject: failure notice\n\n"
+        + b"".join(b"<u%d@example.net>: x\n" % n for n in range(20_000)),
+        b"To: x\nunfolded\n" * 20_000 + b"\n",
+        b"Subject: failure notice\n\n" + (b"x" * 70 + b"=\n") * 6_000,
     ],
 )
 def test_bounded(data):
     began = time.process_time()
     assert parse_report(data, now=NOW)
-    assert time.process_time() - began < 2.0
+    assert time.process_time() - began < 1.0
 
 
 def test_a_delay_never_suppresses():
