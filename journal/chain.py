@@ -1,6 +1,6 @@
 """The arithmetic of the chain: record -> digest, digests -> segment, segment on segment.
 
-A record is its columns in order as canonical JSON, so one changed character changes its digest; a
+A record is its columns' values in order as JSON, so one changed character changes its digest; a
 segment's digest covers its records in order; each link covers the one before. Whoever alters, drops or
 inserts a record must recompute every later link, and the last one may be kept elsewhere (``audit export``).
 """
@@ -8,7 +8,7 @@ inserts a record must recompute every later link, and the last one may be kept e
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ import msgspec
 GENESIS = bytes(32)
 """What the first link follows."""
 
-_encode = msgspec.json.Encoder(order="sorted").encode
+_encode = msgspec.json.Encoder().encode
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -27,9 +27,13 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     digest: str  # hex
 
 
-def digest_of(kind: str, columns: Mapping[str, Any]) -> str:
-    """Digest of one record, hex. Floats are written in their shortest exact form."""
-    return hashlib.sha256(_encode([kind, columns])).hexdigest()
+def digest_of(kind: str, values: Sequence[Any]) -> str:
+    """Digest of one record, hex. Floats are written in their shortest exact form. Empty columns at the end
+    do not count, so that a table may get further ones."""
+    last = len(values)
+    while last and values[last - 1] is None:
+        last -= 1
+    return hashlib.sha256(_encode([kind, *values[:last]])).hexdigest()
 
 
 def segment_digest(entries: Iterable[Entry]) -> bytes:

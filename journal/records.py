@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Table, select
@@ -25,26 +25,30 @@ def columns_of(kind: str) -> list[str]:
     return [column.name for column in TABLES[kind].columns if column.name not in left_out]
 
 
-def entry(kind: str, row: Mapping[str, Any]) -> Entry:
-    """A record as it is sealed."""
-    return Entry(kind, int(row["id"]), digest_of(kind, row))
+_AFTER = {  # names of ours only, no values
+    kind: f"SELECT {', '.join(columns_of(kind))} FROM {table.name} "  # noqa: S608
+    "WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
+    for kind, table in TABLES.items()
+}
 
 
 def after(conn: Connection, kind: str, position: int, before: int, limit: int) -> list[Entry]:
     """Records with ``position < id <= before``, in id order."""
-    table, names = TABLES[kind], columns_of(kind)
-    query = (
-        select(*(table.c[name] for name in names))
-        .where(table.c.id > position, table.c.id <= before)
-        .order_by(table.c.id)
-        .limit(limit)
-    )
-    # plain rows: SQLAlchemy's mappings would cost more than reading and sealing together
-    return [entry(kind, dict(zip(names, row, strict=True))) for row in conn.execute(query)]
+    return [
+        Entry(kind, row[0], digest_of(kind, row))
+        for row in _rows(conn, _AFTER[kind], (position, before, limit))
+    ]
 
 
 def by_ids(conn: Connection, kind: str, ids: Sequence[int]) -> dict[int, str]:
     """Digests of the records as they are now."""
-    table = TABLES[kind]
-    query = select(*(table.c[name] for name in columns_of(kind))).where(table.c.id.in_(ids))
-    return {int(row["id"]): digest_of(kind, dict(row)) for row in conn.execute(query).mappings()}
+    table, names = TABLES[kind], columns_of(kind)
+    query = select(*(table.c[name] for name in names)).where(table.c.id.in_(ids))
+    return {int(row[0]): digest_of(kind, tuple(row)) for row in conn.execute(query)}
+
+
+def _rows(conn: Connection, text: str, values: tuple[int, ...]) -> list[tuple[Any, ...]]:
+    # the driver's own: SQLAlchemy's rows would cost more than reading and sealing together
+    cursor = conn.connection.cursor()
+    cursor.execute(text if conn.dialect.name == "sqlite" else text.replace("?", "%s"), values)
+    return cursor.fetchall()  # type: ignore[return-value]  # drivers give lists of tuples
