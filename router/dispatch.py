@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -112,8 +113,10 @@ class Dispatcher:
         picks: Sequence[Pick],
         inputs: Inputs,
         room: Callable[[str], int],
+        chunks: Mapping[str, int] = MappingProxyType({}),
     ) -> Tally:
-        """Claim and settle one batch. ``room(queue)`` says how many jobs a queue may still take.
+        """Claim and settle one batch. ``room(queue)`` says how many jobs a queue may still take, ``chunks``
+        how many of them a chunk holds where that is not the setting's number.
 
         Raises what the database raises; a broker that refuses leaves the chunks to the reconciler.
         """
@@ -123,15 +126,15 @@ class Dispatcher:
                 return tally
             tally.claimed = len(batch.jobs)
             decided = self._decide(batch.jobs, inputs, room, tally)
-            dispatches, moves, rows = self._carry_out(bucket, decided, room, tally)
-            chunks = batch.settle(dispatches, moves, rows, _priorities(decided))
-        tally.dispatched = sum(len(chunk.jobs) for chunk in chunks)
+            dispatches, moves, rows = self._carry_out(bucket, decided, room, chunks, tally)
+            made = batch.settle(dispatches, moves, rows, _priorities(decided))
+        tally.dispatched = sum(len(chunk.jobs) for chunk in made)
         try:
-            self._publisher.publish(chunks)
+            self._publisher.publish(made)
         except PublishFailed as error:
-            log.warning("chunks not published", chunks=len(chunks), why=str(error))
+            log.warning("chunks not published", chunks=len(made), why=str(error))
             if not error.uncertain:
-                self._spool.redispatch([chunk.id for chunk in chunks], self._clock.now())
+                self._spool.redispatch([chunk.id for chunk in made], self._clock.now())
         return tally
 
     def _decide(
@@ -248,6 +251,7 @@ class Dispatcher:
         bucket: Bucket,
         decided: Sequence[tuple[Job, Decision, Context]],
         room: Callable[[str], int],
+        chunks: Mapping[str, int],
         tally: Tally,
     ) -> tuple[list[Dispatch], list[Move], list[DecisionRow]]:
         groups: dict[tuple[str, str], list[tuple[Job, Routed]]] = defaultdict(list)
@@ -277,7 +281,7 @@ class Dispatcher:
         dispatches = [
             _dispatch(next(ids), bucket, queue, source, part)
             for (queue, source), members in groups.items()
-            for part in _parts(members, size)
+            for part in _parts(members, chunks.get(queue, size))
         ]
         # a queue is first in, first out: what is urgent is published first
         urgency = {job.id: routed.orders.priority or job.priority for job, routed in _all(groups)}

@@ -180,7 +180,12 @@ class RouterSettings(Section):
     )
     window_min: int = Field(300, ge=1, description="Smallest window of a bucket queue, jobs.")
     window_max: int = Field(20_000, ge=1, description="Largest window of a bucket queue, jobs.")
-    chunk: int = Field(100, ge=1, le=500, description="Jobs per chunk, marketing and bulk.")
+    chunk: int = Field(
+        100,
+        ge=1,
+        le=500,
+        description="Jobs per chunk, marketing and bulk, at most: what the fleet does in a twentieth of a second, at least a quarter of this.",
+    )
     chunk_transactional: int = Field(10, ge=1, le=500, description="Jobs per chunk, transactional.")
     ageing: float = Field(
         600.0, gt=0, description="Policy seconds of waiting that lift a job by one priority step."

@@ -44,6 +44,9 @@ def test_a_batch_follows_the_mix_of_the_queues_it_goes_to() -> None:
     mix.learn({"bulk": 90, "slow": 10})
     assert mix.fits({"bulk": 900, "slow": 5}, {}, 300, 1.0) == 50
     assert mix.fits({"bulk": 900, "slow": 900}, {}, 300, 1.0) == 300
+    assert (
+        mix.fits({"bulk": 90, "new": 50}, {}, 300, 1.0) == 100
+    )  # a queue that is gone binds nobody
 
 
 def test_a_large_window_is_not_refilled_by_the_spoonful() -> None:
