@@ -119,9 +119,9 @@ def run_worker(queues: Sequence[str], concurrency: int | None) -> None:
             f"no queue {', '.join(unknown) or '(none)'}; there are: {', '.join(known)}"
         )
     name = f"worker-{os.getpid()}"
-    if not any(queue.startswith(Bucket.TRANSACTIONAL) for queue in chosen):
+    if not keys.has_transactional(chosen):
         os.nice(settings.worker.nice)
-    run(settings, tuple(chosen), concurrency or settings.worker.concurrency, name)
+    run(settings, tuple(chosen), concurrency, name)
 
 
 def run_reputation() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -113,10 +112,8 @@ class Dispatcher:
         picks: Sequence[Pick],
         inputs: Inputs,
         room: Callable[[str], int],
-        chunks: Mapping[str, int] = MappingProxyType({}),
     ) -> Tally:
-        """Claim and settle one batch. ``room(queue)`` says how many jobs a queue may still take, ``chunks``
-        how many of them a chunk holds where that is not the setting's number.
+        """Claim and settle one batch. ``room(queue)`` says how many jobs a queue may still take.
 
         Raises what the database raises; a broker that refuses leaves the chunks to the reconciler.
         """
@@ -126,7 +123,7 @@ class Dispatcher:
                 return tally
             tally.claimed = len(batch.jobs)
             decided = self._decide(batch.jobs, inputs, room, tally)
-            dispatches, moves, rows = self._carry_out(bucket, decided, room, chunks, tally)
+            dispatches, moves, rows = self._carry_out(bucket, decided, room, tally)
             made = batch.settle(dispatches, moves, rows, _priorities(decided))
         tally.dispatched = sum(len(chunk.jobs) for chunk in made)
         try:
@@ -251,7 +248,6 @@ class Dispatcher:
         bucket: Bucket,
         decided: Sequence[tuple[Job, Decision, Context]],
         room: Callable[[str], int],
-        chunks: Mapping[str, int],
         tally: Tally,
     ) -> tuple[list[Dispatch], list[Move], list[DecisionRow]]:
         groups: dict[tuple[str, str], list[tuple[Job, Routed]]] = defaultdict(list)
@@ -281,7 +277,7 @@ class Dispatcher:
         dispatches = [
             _dispatch(next(ids), bucket, queue, source, part)
             for (queue, source), members in groups.items()
-            for part in _parts(members, chunks.get(queue, size))
+            for part in _parts(members, size)
         ]
         # a queue is first in, first out: what is urgent is published first
         urgency = {job.id: routed.orders.priority or job.priority for job, routed in _all(groups)}

@@ -117,10 +117,7 @@ class Loop:
         if not picks:
             turn.went[bucket] = (0, _full(room, sizes, {}))
             return 0
-        chunks = {}
-        if bucket is not Bucket.TRANSACTIONAL:
-            chunks = self._windows.chunks(queues, self._settings.chunk)
-        tally = self._dispatcher.batch(bucket, picks, turn.inputs, lambda q: room.get(q, 0), chunks)
+        tally = self._dispatcher.batch(bucket, picks, turn.inputs, lambda queue: room.get(queue, 0))
         self._shares[bucket].learn(tally.claimed_by_lane, tally.throttled_by_lane)
         self._mixes[bucket].learn(tally.wanted)
         turn.went[bucket] = (tally.dispatched, _full(room, sizes, tally.by_queue))

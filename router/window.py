@@ -19,7 +19,6 @@ from mailweir.plumbing.settings import RouterSettings
 LOOK_BACK = 10.0  # real seconds of a rate as it is shown
 NEWEST = 0.2  # share of the newest batch in what is known of the mix
 RARE = 0.01  # a queue with a smaller share of the jobs does not bind
-CHUNK_SECONDS = 0.05  # of its fleet's work are a chunk
 WORTH = 0.05  # share of its window that must be free before a bucket is dispatched again
 PROBE = 10  # jobs looked at while the mix says that there is no room: it may have changed
 PROBE_EVERY = 0.5  # real seconds between two such looks
@@ -98,15 +97,6 @@ class Windows:
                 for queue, slots in zip(self._queues, found, strict=True)
             }
         return {q: finished_lately(self._slots[q], self._looked, seconds) for q in queues}
-
-    def chunks(self, queues: tuple[str, ...], most: int) -> dict[str, int]:
-        """Jobs of a chunk for each queue: a busy fleet gets full ones, since each costs a worker as much as
-        ten mails; a slow one smaller ones, since what a worker holds is neither overtaken nor rerouted."""
-        finished = self.finished(queues)
-        return {
-            queue: max(1, most // 4, min(most, int(jobs / LOOK_BACK * CHUNK_SECONDS)))
-            for queue, jobs in finished.items()
-        }
 
     def sizes(self, queues: tuple[str, ...]) -> dict[str, int]:
         """Jobs each queue may hold now: what its fleet finished in ``window_seconds``, within bounds."""

@@ -10,8 +10,8 @@ from secrets import token_hex
 
 import structlog
 
-from mailweir.contracts.job import Bucket
 from mailweir.contracts.policy import Source
+from mailweir.plumbing import keys
 from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.geo import Geo
 from mailweir.plumbing.install import derive, master_key
@@ -88,7 +88,7 @@ class Worker:
         clock = Clock(settings.clock.origin, settings.clock.rate)
         self._redis, self._sync = connect_async(settings), connect(settings)
         self._spool = open_spool(settings)
-        if not any(queue.startswith(Bucket.TRANSACTIONAL) for queue in queues):
+        if not keys.has_transactional(queues):
             self._spool.database.give_way()
         self._writers = ThreadPoolExecutor(1, "writer")
         self._readers = ThreadPoolExecutor(READERS, "chunks")

@@ -80,7 +80,8 @@ def worker(
         str, typer.Option(help="Bucket queues this worker serves, comma-separated.")
     ] = "transactional,marketing,marketing.throttled,bulk,bulk.throttled",
     concurrency: Annotated[
-        int | None, typer.Option(help="Chunks at once; default: worker.concurrency.")
+        int | None,
+        typer.Option(help="Chunks at once; default: worker.concurrency or concurrency_bulk."),
     ] = None,
 ) -> None:
     """Speaks SMTP: takes chunks from bucket queues."""

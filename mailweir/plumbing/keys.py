@@ -6,6 +6,8 @@ holds an address: recipients appear as keyed hashes only.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from mailweir.contracts.job import Bucket
 from mailweir.contracts.route import THROTTLED
 from mailweir.contracts.route import queue_name as queue_name  # part of this vocabulary
@@ -28,6 +30,11 @@ def bucket_queues(regions: tuple[str, ...] = ()) -> tuple[str, ...]:
     if not regions:
         return BASE_QUEUES
     return tuple(f"{q}@{r}" for r in regions for q in BASE_QUEUES)
+
+
+def has_transactional(queues: Iterable[str]) -> bool:
+    """Whether transactional mail is among what these queues carry."""
+    return any(queue.startswith(Bucket.TRANSACTIONAL) for queue in queues)
 
 
 def queue_bucket(queue: str) -> Bucket:

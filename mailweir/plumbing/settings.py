@@ -202,7 +202,16 @@ class RouterSettings(Section):
 
 class WorkerSettings(Section):
     concurrency: int = Field(
-        32, ge=1, le=1000, description="Chunks one worker process works on at once."
+        32,
+        ge=1,
+        le=1000,
+        description="Chunks a worker process of transactional mail works on at once.",
+    )
+    concurrency_bulk: int = Field(
+        16,
+        ge=1,
+        le=1000,
+        description="Chunks a worker process without transactional mail works on at once; with router.chunk what it holds.",
     )
     lease: float = Field(
         30.0, gt=0, description="Real seconds a taken chunk is leased; renewed every third of it."
