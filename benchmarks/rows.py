@@ -109,7 +109,7 @@ class Lag:
     """How old the newest attempt was when the reputation process counted it, by its own metrics: the most,
     in seconds. An attempt's age begins with its conversation, so its commit is in it."""
 
-    EVERY = 0.2
+    EVERY = 0.5
 
     def __init__(self, running: Stack) -> None:
         self._url = f"http://127.0.0.1:{running.metrics}/metrics"

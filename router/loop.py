@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import structlog
 
@@ -25,18 +24,37 @@ from router.window import Mix, Windows
 
 log = structlog.get_logger(__name__)
 
-FLOWS_EVERY = 0.25  # real seconds a list of flows serves when it was long to make
 LONGEST_PAUSE = 5.0  # real seconds, while the database is away
 
 
-class Turn(NamedTuple):
+class Turn:
     """What one turn has seen so far."""
 
-    inputs: Inputs
-    flows: dict[Bucket, Sequence[Flow]]
-    window: Window
-    # per bucket with due jobs: how many were dispatched, and its full queues
-    went: dict[Bucket, tuple[int, set[str]]]
+    def __init__(self, inputs: Inputs, spool: Spool, clock: Clock) -> None:
+        self.inputs = inputs
+        self._spool, self._clock = spool, clock
+        self._flows: dict[Bucket, Sequence[Flow]] = {}
+        self._window: Window | None = None
+        # per bucket with due jobs: how many were dispatched, and its full queues
+        self.went: dict[Bucket, tuple[int, set[str]]] = {}
+
+    @property
+    def window(self) -> Window:
+        """Jobs dispatched and not yet taken."""
+        if self._window is None:
+            self._window = self._spool.window()
+        return self._window
+
+    def flows(self, bucket: Bucket) -> Sequence[Flow]:
+        """Flows with waiting jobs."""
+        if bucket not in self._flows:
+            self._flows[bucket] = self._spool.flows(bucket, self._clock.now())
+        return self._flows[bucket]
+
+    def due(self, bucket: Bucket) -> bool:
+        """Whether a job of the bucket may be routed now."""
+        now = self._clock.now()
+        return any(flow.head_due <= now for flow in self.flows(bucket))
 
 
 class Loop:
@@ -72,7 +90,7 @@ class Loop:
     def _rival(self, other: Bucket, bucket: Bucket, now: float, turn: Turn) -> Rival:
         """How a bucket with the same sources stands; only the better ones' due jobs matter."""
         first = other in better(bucket)
-        due = [f.lane for f in self._flows(other, turn) if f.head_due <= now] if first else []
+        due = [f.lane for f in turn.flows(other) if f.head_due <= now] if first else []
         return Rival(first, frozenset(due), turn.window.lanes.get(other, {}))
 
     def run(self, stopped: Callable[[], bool]) -> None:
@@ -94,10 +112,13 @@ class Loop:
 
     def turn(self) -> int:
         """One batch for each bucket, the better ones first; how many jobs moved."""
-        turn = Turn(self._inputs(), {}, self._spool.window(), {})
+        turn = Turn(self._inputs(), self._spool, self._clock)
         return sum(self._bucket(bucket, turn) for bucket in self._buckets)
 
     def _bucket(self, bucket: Bucket, turn: Turn) -> int:
+        # the cheaper look first: at rest nothing is due, under load the window is full
+        if bucket is Bucket.TRANSACTIONAL and not turn.due(bucket):
+            return 0
         queues = tuple(q for q in self._queues() if keys.queue_bucket(q) is bucket)
         sizes = self._windows.sizes(queues)
         waiting = turn.window.queues
@@ -109,10 +130,9 @@ class Loop:
         total = self._yielding[bucket].room(total, ahead, real)
         if total <= 0 and bucket is self._buckets[-1]:
             return 0
-        now = self._clock.now()
-        flows = self._flows(bucket, turn)
-        if not any(flow.head_due <= now for flow in flows):
+        if not turn.due(bucket):
             return 0
+        now, flows = self._clock.now(), turn.flows(bucket)
         picks = self._plan(bucket, flows, total, now, turn) if total > 0 else []
         if not picks:
             turn.went[bucket] = (0, _full(room, sizes, {}))
@@ -133,11 +153,6 @@ class Loop:
             if any(together(turn.inputs.fleets, one, other) for one in full for other in queues)
         ]
         return sum(found) if found else None
-
-    def _flows(self, bucket: Bucket, turn: Turn) -> Sequence[Flow]:
-        if bucket not in turn.flows:
-            turn.flows[bucket] = self._spool.flows(bucket, self._clock.now())
-        return turn.flows[bucket]
 
     def _plan(
         self, bucket: Bucket, flows: Sequence[Flow], room: int, now: float, turn: Turn

@@ -42,7 +42,7 @@ FULL_SWEEP_EVERY = 15.0
 AWAY_SWEEP_EVERY = 0.3  # while Redis does not answer
 PAGE = 2000  # rows read at once
 FEW = 50  # entries of the stream for which it is worth waiting for more
-COMPANY = 0.05  # real seconds of that wait
+COMPANY = 0.1  # real seconds of that wait
 LATE_KEPT = 20_000  # ids older than the overlap that came by the stream
 
 _LOST = prometheus_client.Counter(
