@@ -1,7 +1,7 @@
 """Marks *in data*: what a crash makes uncertain (N41). Booked in Redis before a mail's content goes out.
 
 A mail is marked while its commands are under way; what begins meanwhile on other connections shares the
-round trip: marks are sent when all mails under way wait for theirs, or when the first is two milliseconds
+round trip: marks are sent when all mails under way wait for theirs, or when the first is four milliseconds
 old. The writer takes a chunk's marks away when the chunk is closed (``workers.writer``); the
 reconciler reads those of a chunk whose worker died.
 """
@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 KEEP = 2 * 86400
 """Real seconds a chunk's marks are kept at most."""
-COMPANY = 0.002
+COMPANY = 0.004
 """Real seconds a mark waits for others at most."""
 
 

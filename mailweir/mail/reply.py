@@ -7,6 +7,7 @@ Everything is bounded: at most 2,000 characters are looked at, and no pattern ba
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from mailweir.mail.quoted import CODE_AT_START, own_reply, without_edges, without_own_words
@@ -40,6 +41,7 @@ _CODE_ANYWHERE = re.compile(r"(?<![\d.\-/:#])([45]\d\d)(?=[ \-]\D|[ \-]\d\.\d|:\
 _CODE_NAMED = re.compile(r"\b(?:code|error|status)[:=]? ?[\[(\"']{0,2}([45]\d\d)\b(?!\.)")
 _ENHANCED = re.compile(r"(?<![\d.])([245])\.(\d{1,2})\.(\d{1,3})(?!\d|\.\d)")
 _ACCEPTED = re.compile(r"2\d\d[ \-]2\.(\d{1,2})\.(\d{1,3})(?= )")
+_ACCEPTED_MOST = 11  # characters of what it matches, and the blank
 _ENHANCED_IN_TEXT = re.compile(r"(?<![\d.])#?[245]\.\d{1,2}\.\d{1,3}(?!\d|\.\d)")
 _ADDRESS = re.compile(r"<?[^\s<>()\"',;:=]{1,200}@[a-z0-9.\-\[\]]{1,200}>?")
 _IN_REPLY_TO = re.compile(
@@ -123,9 +125,14 @@ def code_of(reply: str) -> int | None:
 
 def enhanced_of(reply: str) -> str | None:
     """The RFC 3463 code in a reply, as ``5.1.1``; None where there is none."""
-    if found := _ACCEPTED.match(reply):  # most replies: no need to read them whole
-        return f"2.{int(found[1])}.{int(found[2])}"
-    return read(reply).enhanced
+    return _enhanced_of_accepted(reply[:_ACCEPTED_MOST]) or read(reply).enhanced
+
+
+@lru_cache(maxsize=256)
+def _enhanced_of_accepted(start: str) -> str | None:
+    """The code of an accepted mail, which most replies are: no need to read them whole."""
+    found = _ACCEPTED.match(start)
+    return f"2.{int(found[1])}.{int(found[2])}" if found else None
 
 
 _UNITS = (

@@ -23,6 +23,7 @@ __all__ = ["Destinations", "DnsTrouble", "NoMail"]
 
 NO_MX = "555 no MX record"  # the wording a domain without mail is reported with (S34)
 ADDRESSES = 2  # addresses tried per MX host and family
+MAPPED_KEPT = 10_000  # domains of the static map whose destination is remembered
 
 
 class NoMail(Exception):
@@ -56,6 +57,7 @@ class Destinations:
             for domain, hosts in settings.dns.mx_map.items()
             if hosts
         }
+        self._mapped: dict[str, Destination] = {}
 
     async def resolve(self, domain: str, source: Source | None = None) -> Destination:
         """Where mail for ``domain`` (A-label, lower case) goes, by ``source``.
@@ -65,6 +67,8 @@ class Destinations:
         """
         known = self.known(domain, source)
         if known is not None:
+            if self._learn is not None and (source is None or source.kind == "mx"):
+                self._learn(domain, known)  # somebody may have asked for it again
             return known
         try:
             found = await self._by_mx(domain)
@@ -80,10 +84,16 @@ class Destinations:
         """The answer where nobody must be asked: a relay, or an entry of the static map."""
         if source is not None and source.kind != "mx":
             return self._relay(domain, source)
+        found = self._mapped.get(domain)
+        if found is not None:
+            return found
         mapped = self._map.get(domain) or self._map.get("*")
         if not mapped:
             return None
         found = Destination(mapped[0], _provider_by_name(domain), mapped[1])
+        if len(self._mapped) >= MAPPED_KEPT:
+            self._mapped.clear()
+        self._mapped[domain] = found
         if self._learn is not None:
             self._learn(domain, found)
         return found

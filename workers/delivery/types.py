@@ -105,16 +105,17 @@ class Destination:
     site: str
     provider: str
     hosts: tuple[Hop, ...]
+    # What the domain demands of our TLS. Domains of one site may differ in it (MTA-STS is a domain's own),
+    # and mail of one must never go by the demands of another.
+    demands: frozenset[tuple[str, bool, tuple[Tlsa, ...] | None]] = field(init=False)
 
-    @property
-    def demands(self) -> frozenset[tuple[str, bool, tuple[Tlsa, ...] | None]]:
-        """What the domain demands of our TLS. Domains of one site may differ in it (MTA-STS is a
-        domain's own), and mail of one must never go by the demands of another."""
-        return frozenset(
+    def __post_init__(self) -> None:
+        wanted = (
             (hop.host, hop.verified, hop.tlsa)
             for hop in self.hosts
             if hop.verified or hop.tlsa is not None
         )
+        object.__setattr__(self, "demands", frozenset(wanted))
 
 
 class Result(msgspec.Struct, frozen=True, gc=False):
