@@ -11,18 +11,13 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+from simulator.ports import free_port
+
 READY_WITHIN = 20.0
 
 
 class Missing(Exception):
     """A program this row needs is not installed."""
-
-
-def free_port() -> int:
-    """A port of loopback free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class Sink(Protocol):

@@ -18,7 +18,6 @@ import redis
 from sqlalchemy import text
 
 from benchmarks.servers import postgres
-from benchmarks.sinks import free_port
 from mailweir.plumbing import keys, policies
 from mailweir.plumbing.beat import VARIABLE
 from mailweir.plumbing.database import Database, migrate, open_database
@@ -26,6 +25,7 @@ from mailweir.plumbing.install import master_key
 from mailweir.plumbing.redis import connect
 from mailweir.plumbing.settings import load
 from router.policy.loader import load_checked
+from simulator.ports import free_port
 
 READY_WITHIN = 180.0
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from mailweir.contracts.ids import format_id
 from mailweir.plumbing.database import Database, open_database
 from mailweir.spool.schema import jobs
 from simulator.control import send_command
+from simulator.ports import free_port
 from simulator.profiles import DOMAINS
 from simulator.witness import read
 
@@ -294,13 +294,6 @@ def _accepted(out: bytes) -> int:
 
 def _ended(counts: dict[str, int]) -> int:
     return sum(counts.get(state, 0) for state in SETTLED)
-
-
-def free_port() -> int:
-    """A port of loopback that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def fresh(data: Path) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 from benchmarks.machine import Meter, wait_quiet
 from benchmarks.rows import Failed, Figures, wait_count
 from benchmarks.servers import redis_server
-from benchmarks.sinks import Missing, SmtpSink, free_port
+from benchmarks.sinks import Missing, SmtpSink
+from simulator.ports import free_port
 
 HERE = Path(__file__).parent
 Started = dict[str, subprocess.Popen[bytes]]

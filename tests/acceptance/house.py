@@ -25,8 +25,8 @@ from mailweir.contracts.ids import parse_id
 from mailweir.plumbing.database import Database
 from mailweir.plumbing.redis import socket_path
 from simulator.control import send_command
+from simulator.ports import free_port
 from simulator.witness import read
-from tests.services.needs import free_port
 
 LONGEST = 90.0  # real seconds any wait may take; a scenario that needs more says so
 STATE_SERVER = "state server"

@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from simulator.control import send_command
+from simulator.ports import free_port
 from simulator.witness import read
 from tests.acceptance.house import MAILWEIR, POLICY
-from tests.services.needs import free_port
 
 PROCESSES = (
     ("run", "web"),

@@ -26,7 +26,8 @@ from mailweir.plumbing.celery import make_app
 from mailweir.plumbing.publisher import Publisher, PublishFailed
 from mailweir.plumbing.settings import Settings
 from mailweir.plumbing.transport import Transport
-from tests.services.needs import free_port, missing
+from simulator.ports import free_port
+from tests.services.needs import missing
 
 PASSWORD = "p%40ss%2Fword"
 

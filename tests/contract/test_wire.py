@@ -17,7 +17,7 @@ from redis.exceptions import TimeoutError as LateError
 from mailweir.plumbing.redis import find_server
 from mailweir.plumbing.settings import Settings
 from mailweir.plumbing.wire import CHECKED_VERSIONS, Command, wire_of
-from tests.services.needs import free_port
+from simulator.ports import free_port
 
 COMMANDS: list[Command] = [
     ("SET", "a", "1"),

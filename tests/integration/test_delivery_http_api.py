@@ -21,8 +21,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mailweir.contracts.policy import Auth, Source
+from simulator.ports import free_port
 from tests.integration.test_delivery_secrets import boto_signature
-from tests.services.needs import free_port
 from tests.unit.delivery.sending import Sender, hop, mail, mails
 from workers.delivery.http_api import judge, retry_after
 from workers.delivery.types import Result

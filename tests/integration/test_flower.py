@@ -26,7 +26,7 @@ from mailweir.plumbing import broker as broker_parts
 from mailweir.plumbing import celery as plumbing
 from mailweir.plumbing.publisher import Publisher
 from mailweir.plumbing.settings import Settings
-from tests.services.needs import free_port
+from simulator.ports import free_port
 from tests.services.rabbitmq import RabbitMQ
 
 QUEUES = {

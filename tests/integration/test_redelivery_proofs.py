@@ -22,8 +22,8 @@ from mailweir.plumbing.settings import Settings
 from mailweir.spool.store import Spool
 from router.policy.default import default_policy
 from router.reconciler import Reconciler
+from simulator.ports import free_port
 from tests.contract.spool.helpers import accept, real_times, route, state_of, take
-from tests.services.needs import free_port
 from tests.services.rabbitmq import RabbitMQ
 
 LOST_AFTER = 0.2  # real seconds

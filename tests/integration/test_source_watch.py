@@ -22,10 +22,10 @@ from reputation.certificate_look import look
 from reputation.policy.book import Book, PathKey, Tried
 from reputation.policy.watch import Certificate
 from reputation.source_watch import SourceWatch
+from simulator.ports import free_port
 from tests.contract.suppression.rows import sqlite
 from tests.services.authority import Authority
 from tests.services.dns import Dns, Records
-from tests.services.needs import free_port
 
 GOOD, LISTED, PRIVATE = "8.8.4.10", "8.8.4.11", "127.0.0.21"
 RECORDS: Records = {

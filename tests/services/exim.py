@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from simulator.ports import free_port
 from tests.services.mailbox import Maildir
-from tests.services.needs import free_port
 from tests.services.postfix import make_certificate, wait_for
 from tests.services.unpacked import make_root, program
 

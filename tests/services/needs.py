@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from typing import NoReturn
 
 import pytest
@@ -15,10 +14,3 @@ def missing(name: str, how: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(f"CI must run this: {message}", pytrace=False)
     pytest.skip(message)
-
-
-def free_port() -> int:
-    """A port free on loopback a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])

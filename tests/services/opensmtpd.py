@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from simulator.ports import free_port
 from tests.services.mailbox import Maildir
-from tests.services.needs import free_port
 from tests.services.postfix import wait_for
 from tests.services.unpacked import make_root, program
 

@@ -25,8 +25,9 @@ from pathlib import Path
 
 import pytest
 
+from simulator.ports import free_port
 from tests.services.mailbox import Maildir
-from tests.services.needs import free_port, missing
+from tests.services.needs import missing
 
 USER, PASSWORD = "mailer", "pass word ü"
 HOST = "localhost"  # what the certificate names

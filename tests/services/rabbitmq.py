@@ -14,7 +14,8 @@ from typing import NamedTuple
 import pytest
 from kombu import Connection
 
-from tests.services.needs import free_port, missing
+from simulator.ports import free_port
+from tests.services.needs import missing
 
 # the wrapper in /usr/sbin switches user and drops the environment
 _SERVERS = (

@@ -30,10 +30,10 @@ from reputation.intake.listener import MailIntake, drain_maildir, drain_mbox, li
 from reputation.intake.providers.base import Refused
 from reputation.intake.record import ORPHAN, Recorder
 from reputation.intake.webhook import MAX_BODY
+from simulator.ports import free_port
 from suppression.rules import Change, Subject, fed_back
 from suppression.unsubscribe import make_token
 from tests.contract.spool.helpers import accept, route, send
-from tests.services.needs import free_port
 from tests.unit.intake.test_webhooks import mailgun_body
 
 KEY = b"k" * 32
