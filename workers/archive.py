@@ -27,6 +27,7 @@ from workers.delivery.transport import Transport
 from workers.delivery.types import Envelope, Result
 from workers.engine_run import Ready, Run
 from workers.engine_views import Views
+from workers.patience import Patience
 from workers.policy.tls import tls_mode
 from workers.throttle.layers import Ask, layers_for
 from workers.throttle.types import Limiter
@@ -115,11 +116,14 @@ class Archive:
                     tls=tls_mode(run.policy, source, provider, some[0].work.orders),
                     owner=PlainOwner(ended, token),
                     max_connections=1,
+                    patience=Patience(max(0.0, end - time.monotonic())),
                 )
         if left:
             COPIES.labels("dropped").inc(left)
             log.warning(
-                "copies dropped: no token in time", rule=some[0].work.orders.rule, copies=left
+                "copies dropped: no token or connection in time",
+                rule=some[0].work.orders.rule,
+                copies=left,
             )
 
     async def _token(self, ask: Ask, end: float) -> bool:

@@ -113,13 +113,20 @@ class Engine:
         self.name = name
         self.stopping = False
         self.live: dict[int, Run] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         self._asks = Asks(name)
 
     async def work(self, chunk: Chunk) -> None:
         """Give every job of the chunk its outcome. Raises nothing but a cancellation that came after
         every job was settled."""
+        taking = self.parts.writer.take(chunk.id)
         try:
-            taken = await self.parts.writer.take(chunk.id)
+            # shielded: whether it was taken must be known even where nobody works it any more
+            taken = await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            if await self.parts.writer.withdraw(chunk.id, taking):
+                await self._unread(chunk, "the worker stopped before it read it")
+            raise
         except DatabaseUnavailable as error:
             # The message is acknowledged, the reconciler finds the chunk again.
             log.warning("chunk not taken", chunk=chunk.id, error=type(error).__name__)
@@ -127,8 +134,11 @@ class Engine:
             return
         try:
             loaded = await self._load(chunk) if taken else None
+        except asyncio.CancelledError:
+            await self._unread(chunk, "the worker stopped before it read it")
+            raise
         except (DatabaseUnavailable, NoPolicy) as error:
-            await self._unread(chunk, error)
+            await self._unread(chunk, f"the worker could not read it: {type(error).__name__}")
             return
         if loaded is None or not loaded.works:
             CHUNKS.labels("empty").inc()
@@ -147,12 +157,10 @@ class Engine:
         finally:
             for job_id in list(run.pending):
                 run.give_back(job_id, "the worker stopped before this job")
-            await asyncio.shield(self.parts.writer.close_chunk(chunk.id))
-            await self.parts.gate.leave(chunk.id, run.purses.values())
-            del self.live[chunk.id]
-            CHUNKS.labels("done").inc()
-            seconds = round(time.monotonic() - run.started, 3)
-            log.debug("chunk done", chunk=chunk.id, jobs=len(loaded.works), seconds=seconds)
+            ending = asyncio.create_task(self._end(run, len(loaded.works)))
+            self._ending.add(ending)  # it goes on whoever is cancelled meanwhile
+            ending.add_done_callback(self._ending.discard)
+            await asyncio.shield(ending)
         if run.copies:
             await self.parts.archive.send(run, run.copies)
 
@@ -163,15 +171,25 @@ class Engine:
             run.stopped = True
 
     # --- steps ------------------------------------------------------------------------------
-    async def _unread(self, chunk: Chunk, error: Exception) -> None:
+    async def _unread(self, chunk: Chunk, why: str) -> None:
         """A chunk that was taken and could not be read goes back whole."""
-        log.warning("chunk not read", chunk=chunk.id, error=type(error).__name__)
+        log.warning("chunk not read", chunk=chunk.id, why=why)
         CHUNKS.labels("not_read").inc()
-        now, why = self.parts.clock.now(), f"the worker could not read it: {type(error).__name__}"
+        now = self.parts.clock.now()
         for job_id in chunk.jobs:
             back = Outcome(job_id, chunk.id, State.DUE, now, why)
             self.parts.writer.put(back, chunk.bucket, chunk.queue)
         await asyncio.shield(self.parts.writer.close_chunk(chunk.id))
+
+    async def _end(self, run: Run, jobs: int) -> None:
+        """Every job has its outcome: the chunk is closed when they are committed."""
+        chunk_id = run.chunk.id
+        await self.parts.writer.close_chunk(chunk_id)
+        await self.parts.gate.leave(chunk_id, run.purses.values())
+        del self.live[chunk_id]
+        CHUNKS.labels("done").inc()
+        seconds = round(time.monotonic() - run.started, 3)
+        log.debug("chunk done", chunk=chunk_id, jobs=jobs, seconds=seconds)
 
     async def _load(self, chunk: Chunk) -> Loaded:
         loop = asyncio.get_running_loop()

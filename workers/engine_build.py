@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -119,7 +118,6 @@ class Worker:
         )
         self._geo = None if settings.geo.database is None else Geo(settings.geo.database)
         self._mx_notes = MxNotes(self._redis, self._geo)
-        self._noting: asyncio.Task[None] | None = None
         self._destinations = Destinations(settings, learn=self._mx_notes.learn)
         reach = Reach(settings.region)
         self._prewarm = Prewarm(
@@ -185,6 +183,7 @@ class Worker:
             prewarm=self._prewarm,
             connections=self._connections,
             trim=self._transport.trim,
+            note_mx=lambda: self._mx_notes.turn(self._destinations),
         )
         self._port = settings.worker.metrics_port
         self._names = ",".join(queues)
@@ -194,7 +193,6 @@ class Worker:
         serve_metrics(self._port)
         self._writer.start()
         await self.heart.start()
-        self._noting = asyncio.create_task(self._mx_notes.run(self._destinations))
         log.info("worker ready", name=self.engine.name, queues=self._names)
 
     def stop(self) -> None:
@@ -206,9 +204,6 @@ class Worker:
         """After the last chunk: write what waits, say goodbye, close."""
         await self._writer.stop()
         await self.heart.stop()
-        if self._noting is not None:
-            self._noting.cancel()
-            await asyncio.gather(self._noting, return_exceptions=True)
         await self._transport.close()
         await self._connections.release()
         log.info("worker stopped", name=self.engine.name)

@@ -29,6 +29,7 @@ from workers.connections import Connections
 from workers.engine import Engine
 from workers.engine_views import Views
 from workers.ledger import recount
+from workers.mx_notes import EVERY as MX_NOTES
 from workers.prewarm import Prewarm
 from workers.writer import outcomes_by_state
 
@@ -72,6 +73,7 @@ class Heart:
         prewarm: Prewarm,
         connections: Connections,
         trim: Callable[[str, str, int], None],
+        note_mx: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         self._engine = engine
         self._views = views
@@ -89,6 +91,7 @@ class Heart:
         self._prewarm = prewarm
         self._connections = connections
         self._trim = trim
+        self._note_mx = note_mx
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
         self.alive = 1  # workers heard of, this one included
@@ -109,6 +112,7 @@ class Heart:
             (LOOK, self._look_at_campaigns),
             (RENEW_CONNECTIONS, self._renew_connections),
             (BUSIEST, self._prewarm.flush),
+            (MX_NOTES, self._look_at_mx),
             (SAY, self._say),
         ):
             self._tasks.append(asyncio.create_task(self._every(every, what)))
@@ -164,6 +168,9 @@ class Heart:
             log.warning("nothing prewarmed", error=type(error).__name__)
         except Exception:
             log.exception("prewarming failed")
+
+    async def _look_at_mx(self) -> None:
+        await self._note_mx()
 
     async def _look_at_campaigns(self) -> None:
         await self._campaigns.look()

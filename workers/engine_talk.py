@@ -81,6 +81,11 @@ class Talk(Owner):
         self._run.began[envelope.job_id] = self._parts.clock.now()
         return self._parts.gate.mark(self._run.chunk.id, envelope.job_id)
 
+    def unsent(self, envelope: Envelope) -> None:
+        """Nothing of it can be out: where its worker stops now it goes back."""
+        self._run.began.pop(envelope.job_id, None)
+        self._parts.gate.ended(self._run.chunk.id, envelope.job_id)
+
     def ended(self, result: Result) -> None:
         """The outcome is written; the place earns connections, or loses them."""
         run, told = self._run, self._parts.connections.told

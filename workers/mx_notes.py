@@ -9,7 +9,6 @@ from typing import cast
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from mailweir.plumbing import keys, mx
 from mailweir.plumbing.geo import Geo
@@ -18,7 +17,7 @@ from workers.delivery.types import Destination
 
 log = structlog.get_logger(__name__)
 
-EVERY = 0.25  # real seconds between two writes
+EVERY = 0.25  # real seconds between two turns
 AT_ONCE = 50  # domains resolved for routers at a time
 REMEMBERED = 50_000  # domains this process knows it has written
 
@@ -50,15 +49,10 @@ class MxNotes:
             zone = next(filter(None, zones), "")
         return mx.MxNote(destination.provider, destination.site, zone)
 
-    async def run(self, destinations: Destinations) -> None:
-        """Write and resolve until cancelled; a Redis that is away is waited for."""
-        while True:
-            try:
-                await self.flush()
-                await self.answer(destinations)
-            except RedisError as error:
-                log.warning("MX notes wait for redis", error=type(error).__name__)
-            await asyncio.sleep(EVERY)
+    async def turn(self, destinations: Destinations) -> None:
+        """Write and resolve what has come up. Raises Redis' errors."""
+        await self.flush()
+        await self.answer(destinations)
 
     async def flush(self, most: int = mx.MOST) -> int:
         """Write what is new, while the hash holds less than ``most``; how many notes."""

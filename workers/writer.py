@@ -148,20 +148,27 @@ class Writer:
         which nobody knows if this process dies."""
         await self._room.wait()
 
-    async def take(self, chunk_id: int) -> bool:
-        """Take a chunk; False when it is not ours to work. Raises
+    def take(self, chunk_id: int) -> asyncio.Future[bool]:
+        """Take a chunk; False when it is not ours to work. The answer may be
         :class:`mailweir.plumbing.database.DatabaseUnavailable`."""
-        if chunk_id in self._taking:
-            return False  # the broker brought it twice
         said: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._taking[chunk_id] = said
-        self._wake.set()
+        if chunk_id in self._taking:
+            said.set_result(False)  # the broker brought it twice
+        else:
+            self._taking[chunk_id] = said
+            self._wake.set()
+        return said
+
+    async def withdraw(self, chunk_id: int, said: asyncio.Future[bool]) -> bool:
+        """Who asked to take a chunk was cut short: whether it is ours all the same, since its turn had
+        come. Somebody must give its jobs back then."""
+        if self._taking.get(chunk_id) is said:
+            del self._taking[chunk_id]
+            return False
         try:
             return await said
-        except asyncio.CancelledError:
-            if self._taking.get(chunk_id) is said:
-                del self._taking[chunk_id]  # before its turn: it is not taken
-            raise
+        except Exception:  # the database did not say: its lease runs out if it was taken
+            return False
 
     async def close_chunk(self, chunk_id: int) -> None:
         """Close a chunk whose outcomes were all put; returns when everything is committed."""
@@ -308,6 +315,15 @@ class Writer:
         return await self._write([dead], closing)
 
     async def _book(self, notes: Sequence[PathNote], finished: dict[str, int]) -> None:
+        """Never fails: outcomes are written beside it."""
+        try:
+            await self._book_paths(notes)
+            if finished:
+                await self._count(finished)
+        except Exception:
+            log.exception("paths not booked")
+
+    async def _book_paths(self, notes: Sequence[PathNote]) -> None:
         paths: dict[tuple[str, str], list[PathNote]] = defaultdict(list)
         for note in notes:
             paths[note.source, note.provider].append(note)
@@ -323,8 +339,6 @@ class Writer:
                 for (source, provider), some in paths.items()
             ]
         )
-        if finished:
-            await self._count(finished)
 
     async def _count(self, finished: dict[str, int]) -> None:
         """What the router's window follows: jobs finished per queue and slot of time."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,10 @@ from mailweir.spool.store import DecisionRow, Dispatch, Pick, Spool, open_spool
 from workers.engine_build import Worker
 
 FAST = Throttle(600_000, 60)  # buckets start empty: a tight one would hold the first jobs
+PHASE = 60.0
+"""Seconds an SMTP phase may take: a busy machine that stands still for a moment times out no mail."""
+LONGEST = 60.0
+"""Seconds any wait may take."""
 BODY = b"From: a@news.example\r\nTo: you\r\nSubject: hello\r\n\r\nA body.\r\n"
 
 
@@ -49,11 +54,16 @@ def policy_for(*providers: str, rate: Throttle = FAST, **buckets: BucketPolicy) 
 
 
 def settings_for(
-    data: Path, redis_url: str, mx_map: dict[str, list[str]], **worker: float
+    data: Path,
+    redis_url: str,
+    mx_map: dict[str, list[str]],
+    *,
+    phase: float = PHASE,
+    **worker: float,
 ) -> Settings:
-    """Settings of a private installation."""
+    """Settings of a private installation; ``phase`` seconds may each SMTP phase take."""
     phases = dict.fromkeys(
-        ("connect", "banner", "helo", "mail", "rcpt", "data", "block", "dot"), 2.0
+        ("connect", "banner", "helo", "mail", "rcpt", "data", "block", "dot"), phase
     )
     return Settings.model_validate(
         {
@@ -64,6 +74,17 @@ def settings_for(
             "worker": worker,
         }
     )
+
+
+async def until(
+    what: Callable[[], object], *works: asyncio.Task[None], seen: Callable[[], object] = str
+) -> None:
+    """Wait for a signal; ``works`` must not end before it."""
+    end = time.monotonic() + LONGEST
+    while not what():
+        assert not any(work.done() for work in works), f"it ended first: {seen()}"
+        assert time.monotonic() < end, f"not within {LONGEST:g} s: {seen()}"
+        await asyncio.sleep(0.01)
 
 
 @dataclass

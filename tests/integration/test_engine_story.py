@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -20,7 +22,7 @@ from simulator.control import Simulator
 from simulator.witness import read
 from suppression import store
 from suppression.entries import Entry
-from tests.integration.engine_rig import Rig, policy_for, settings_for
+from tests.integration.engine_rig import LONGEST, Rig, policy_for, settings_for, until
 from workers.archive import COPIES
 
 pytestmark = pytest.mark.needs("redis")
@@ -230,8 +232,7 @@ async def test_a_stop_gives_back_what_has_not_begun(house: House) -> None:
     [chunk] = rig.settle()
     async with rig.worker() as worker:
         work = asyncio.create_task(worker.engine.work(chunk))
-        while not house.arrived():
-            await asyncio.sleep(0.01)
+        await until(house.arrived, work, seen=lambda: rig.states(ids))
         worker.stop()
         await work
     states = rig.states(ids)
@@ -247,14 +248,78 @@ async def test_a_revoked_chunk_leaves_no_job_behind(house: House) -> None:
     [chunk] = rig.settle()
     async with rig.worker() as worker:
         work = asyncio.create_task(worker.engine.work(chunk))
-        while not house.arrived():
-            await asyncio.sleep(0.01)
+        await until(house.arrived, work, seen=lambda: rig.states(ids))
         work.cancel()
         with pytest.raises(asyncio.CancelledError):
             await work
     states = rig.states(ids)
-    assert states[State.UNCERTAIN] >= 1
+    assert states[State.UNCERTAIN] == len(house.arrived()), "only what may be out"
     assert states[State.UNCERTAIN] + states[State.DUE] == 50
+
+
+@pytest.mark.parametrize("held", ["take", "read"])
+async def test_a_chunk_cut_short_before_it_was_read_goes_back_at_once(
+    house: House, held: str
+) -> None:
+    """Taken in the database and in nobody's hands: it must not wait for the end of its lease."""
+    rig = house.rig
+    ids = rig.accept([f"u{i}@sim.example" for i in range(20)])
+    [chunk] = rig.settle()
+    began, go_on = threading.Event(), threading.Event()
+    async with rig.worker() as worker:
+        spool = worker.engine.parts.spool
+        name = "turn" if held == "take" else "taken"
+        real = getattr(spool, name)
+
+        def slow(*args: Any) -> Any:
+            if held == "take" and args[-1] is None:
+                return real(*args)  # another turn than the one that takes
+            began.set()
+            assert go_on.wait(LONGEST)
+            return real(*args)
+
+        setattr(spool, name, slow)
+        work = asyncio.create_task(worker.engine.work(chunk))
+        await until(began.is_set, work)
+        work.cancel()
+        await asyncio.sleep(0)  # the cancellation arrives while the thread is at it
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        assert rig.states(ids) == {State.DUE: 20}
+        assert not worker.engine.live
+    assert house.arrived() == []
+    assert {job.crashes for job in map(rig.spool.job, ids) if job is not None} == {0}
+
+
+async def test_a_second_cancellation_leaves_no_chunk_open(house: House) -> None:
+    house.behave(slow_dot=5.0)
+    rig = house.rig
+    ids = rig.accept([f"u{i}@sim.example" for i in range(20)])
+    [chunk] = rig.settle()
+    begun, go_on = threading.Event(), threading.Event()
+    async with rig.worker() as worker:
+        spool = worker.engine.parts.spool
+        real = spool.turn
+
+        def slow(outcomes: Any, closing: Any, taking: Any) -> Any:
+            if outcomes or closing:
+                begun.set()
+                assert go_on.wait(LONGEST)
+            return real(outcomes, closing, taking)
+
+        setattr(spool, "turn", slow)  # noqa: B010 - mypy allows no assignment to a method
+        work = asyncio.create_task(worker.engine.work(chunk))
+        await until(house.arrived, work, seen=lambda: rig.states(ids))
+        work.cancel()
+        await until(begun.is_set, work)
+        work.cancel()  # while its last outcomes are written
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        go_on.set()
+        await until(lambda: not worker.engine.live, seen=lambda: worker.engine.live)
+    states = rig.states(ids)
+    assert states[State.UNCERTAIN] + states[State.DUE] == 20
 
 
 async def test_an_archive_gets_one_copy_of_each_mail_that_was_sent(house: House) -> None:

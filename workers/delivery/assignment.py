@@ -60,6 +60,11 @@ class Assignment:
         """A host is left."""
         return any(hop not in self.dead for hop in self.hops)
 
+    def again(self, envelope: Envelope) -> None:
+        """It begins anew, before all others."""
+        self.owner.unsent(envelope)
+        self.queue.appendleft(envelope)
+
     def judge(self, hop: Hop, result: Result) -> None:
         """Pass a result on; but where 450 or 451 say that this host is sick (S35), try the next one."""
         sick = (
@@ -71,7 +76,7 @@ class Assignment:
         if sick:
             self.dead[hop] = result
             if self.alive():
-                self.queue.appendleft(self.envelopes[result.job_id])
+                self.again(self.envelopes[result.job_id])
                 return
         if self.dead:
             result = msgspec.structs.replace(result, layer="connection")
@@ -171,6 +176,10 @@ class Feed:
     def begins(self, envelope: Envelope) -> Booked | None:
         """See :class:`workers.delivery.transaction.Feed`."""
         return self._work.owner.begins(envelope)
+
+    def unsent(self, envelope: Envelope) -> None:
+        """See :class:`workers.delivery.transaction.Feed`."""
+        self._work.owner.unsent(envelope)
 
     def ended(self, result: Result) -> None:
         """See :class:`workers.delivery.transaction.Feed`."""

@@ -76,7 +76,11 @@ class HttpApi:
                     continue
                 booked = owner.begins(envelope)
                 if booked is not None:
-                    await booked.wait()
+                    try:
+                        await booked.wait()
+                    except asyncio.CancelledError:
+                        owner.unsent(envelope)
+                        raise
                 begun = time.monotonic()
                 try:
                     answer = await self._send(source, envelope)

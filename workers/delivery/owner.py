@@ -38,8 +38,13 @@ class Owner:
         """Its commands go out. Its content follows only when it is booked: book before you act."""
         return None
 
+    def unsent(self, envelope: Envelope) -> None:
+        """It began, and the end of its content never went out: as if it had not begun. It begins anew, or
+        the delivery is being cut short."""
+
     def ended(self, result: Result) -> None:
-        """Called exactly once for every envelope that was let go, as soon as its fate is known."""
+        """Called exactly once for every envelope that was let go, as soon as its fate is known; not for
+        one that is unsent when the delivery is cut short."""
         raise NotImplementedError
 
     async def before_dial(self, waiting: Sequence[Envelope]) -> bool:

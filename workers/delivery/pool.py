@@ -54,14 +54,14 @@ class Pool:
             return 0, 0
         return len(self._idle.get(dial, ())), max(0, limit - self._open.get(place, 0))
 
-    async def enter(self, place: Place, limit: int, dial: Dial) -> Connection | None:
+    async def enter(self, place: Place, limit: Callable[[], int], dial: Dial) -> Connection | None:
         """An idle connection for ``dial``, or None and a place for one about to be opened; waits where
-        ``limit`` are open and none is idle."""
+        ``limit()`` are open and none is idle."""
         while True:
             kept = self.take(dial)
             if kept is not None:
                 return kept
-            if self._open.get(place, 0) < limit:
+            if self._open.get(place, 0) < limit():
                 self._count(place, 1)
                 return None
             if self._evict(place):
@@ -97,6 +97,12 @@ class Pool:
         task = asyncio.get_running_loop().create_task(self._goodbye(place, connection))
         self._goodbyes.add(task)
         task.add_done_callback(self._goodbyes.discard)
+
+    def call(self, place: Place, limit: int) -> bool:
+        """Let in who waits, while fewer than ``limit`` are open, since the limit may have grown; whether
+        there was somebody."""
+        called = [self._call_next(place) for _ in range(limit - self._open.get(place, 0))]
+        return any(called)
 
     def trim(self, place: Place, keep: int) -> None:
         """Close idle connections of a place until at most ``keep`` are open."""
@@ -153,11 +159,12 @@ class Pool:
         if self._on_change is not None:
             self._on_change(*place, count)
 
-    def _call_next(self, place: Place) -> None:
+    def _call_next(self, place: Place) -> bool:
         waiting = self._waiting.get(place)
         while waiting:
             turn = waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
-                return
+                return True
         self._waiting.pop(place, None)
+        return False

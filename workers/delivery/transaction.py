@@ -41,6 +41,10 @@ class Feed(Protocol):
         """Its commands go out; its body follows only when it is booked."""
         ...
 
+    def unsent(self, envelope: Envelope) -> None:
+        """It began, the session was cut by us, and the end of its content never went out."""
+        ...
+
     def ended(self, result: Result) -> None:
         """The fate of an envelope taken."""
         ...
@@ -104,7 +108,7 @@ class Mailer:
         """Returns what was unsettled when the session broke, None when it ended in order.
 
         Cancelled, or failed by a callback: the session is closed, a mail whose dot went out is settled
-        as uncertain.
+        as uncertain, one whose dot did not is unsent.
         """
         try:
             await self._begin()
@@ -124,6 +128,8 @@ class Mailer:
             cut = SessionLost("closed", "the session was cut by us")
             self._abandon_body(cut)
             self._protocol.fail(cut)
+            if self._current is not None:
+                self._feed.unsent(self._current.envelope)
             raise
         return None
 

@@ -119,6 +119,8 @@ class Transport:
         """Further connections worth using now: idle ones, or new ones with enough mails to carry. Where all
         are at work for others there is none; it is asked again as mails end."""
         limit, left = self._limit(work), len(work.queue) - 1
+        if self._pool.call(work.place, limit):
+            return 0  # others have waited for them
         idle, new = self._pool.free(work.place, limit, key)
         worth = left // MAILS_PER_OPENING - work.lanes + 1
         return min(max(min(idle, left), min(idle + new, worth)), min(most, limit) - work.lanes)
@@ -127,11 +129,14 @@ class Transport:
         self, source: Source, destination: Destination, *, provider: Provider, tls: str, count: int
     ) -> int:
         """Open up to ``count`` idle connections ahead of traffic; returns how many are there."""
-        nobody = PlainOwner(lambda _: None)
-        work = Assignment(source, destination, (), provider, TlsMode(tls), nobody, False)
+        nobody, at_once = PlainOwner(lambda _: None), Patience(0.0)
+        work = Assignment(source, destination, (), provider, TlsMode(tls), nobody, False, at_once)
         opened: list[tuple[Dial, Connection]] = []
         for _ in range(min(count, self._limit(work))):
-            found = await self._connect(work)
+            try:
+                found = await self._connect(work)
+            except _LaneEnds:
+                break  # mails took the places meanwhile
             if found is None:
                 break
             opened.append(found)
@@ -144,8 +149,11 @@ class Transport:
         return self._pool.held()
 
     def trim(self, source: str, site: str, keep: int) -> None:
-        """Close idle connections of a source to a site until at most ``keep`` are open."""
+        """Close idle connections of a source to a site until at most ``keep`` are open; where fewer may
+        be, who waits for one is let in."""
         self._pool.trim((source, site), keep)
+        if self._allowed is not None:
+            self._pool.call((source, site), self._allowed(source, site))
 
     async def close(self) -> None:
         """QUIT and close every idle connection."""
@@ -205,7 +213,7 @@ class Transport:
             # a host that ended its first transaction is left; a later one may have met a limit
             work.dead[connection.dial.hop] = broken
         if moves and work.alive() and tries < TRIES + len(work.hops):
-            work.queue.appendleft(envelope)
+            work.again(envelope)
         else:
             work.settle(envelope, broken, connection.name)
 
@@ -234,7 +242,7 @@ class Transport:
     async def _enter(self, work: Assignment, key: Dial) -> Connection | None:
         """A place for this work: of the idle connection it comes with, or to dial. The first lane waits
         for one as long as the work may, further ones not at all."""
-        enter = self._pool.enter(work.place, self._limit(work), key)
+        enter = self._pool.enter(work.place, lambda: self._limit(work), key)
         if work.patience is None:
             return await enter
         try:

@@ -254,8 +254,16 @@ class Throttle:
         spent, self._spent, self._local = self._spent, [], None
         LOCAL.set(0)
         log.info("redis back", spent=sum(n for _, n in spent))
+        debits = []
         for grant, count in spent:
             counts = tuple(layer for layer in grant.ask.layers if layer.kind == "count")
             if counts:
                 debit = grant._replace(ask=grant.ask._replace(layers=counts))
-                await self._many("give_back", [self._give_back_args(debit, -count)])
+                debits.append(self._give_back_args(debit, -count))
+        if not debits:
+            return
+        try:
+            await self._many("give_back", debits)
+        except (RedisError, OSError) as error:  # away again: what was granted stays granted
+            self._spent = spent + self._spent
+            self._lost(error)
