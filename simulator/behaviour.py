@@ -31,7 +31,7 @@ class Behaviour(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     after_dot: str = "reply"  # reply | reset | silence: what follows a recorded message
     soft: dict[str, float] = msgspec.field(
         default_factory=dict
-    )  # client IP -> share of MAIL deferred for its reputation (451)
+    )  # client IP -> share of MAIL deferred for its reputation (451), evenly spread
     replies: dict[str, str] = msgspec.field(
         default_factory=dict
     )  # stage -> raw reply to give instead
@@ -46,6 +46,7 @@ class Memory:
     open: dict[str, int] = field(default_factory=dict)  # client IP -> connections
     recent: dict[str, deque[float]] = field(default_factory=dict)  # client IP -> times, last minute
     seen: dict[str, float] = field(default_factory=dict)  # greylisting triplet -> first seen
+    owed: dict[str, float] = field(default_factory=dict)  # client IP -> soft bounces due to it
 
 
 def fraction(address: str, salt: str) -> float:
@@ -73,13 +74,13 @@ def at_connect(
     return behaviour.replies.get("connect")
 
 
-def at_mail(
-    behaviour: Behaviour, memory: Memory, client: str, sent: int, now: float, chance: float
-) -> str | None:
+def at_mail(behaviour: Behaviour, memory: Memory, client: str, sent: int, now: float) -> str | None:
     """The refusal of MAIL FROM, or None. Counts the message against the client's rate."""
     if behaviour.per_connection and sent >= behaviour.per_connection:
         return "421 4.7.0 Max message per connection reached, closing transmission channel"
-    if chance < behaviour.soft.get(client, 0.0):
+    memory.owed[client] = memory.owed.get(client, 0.0) + behaviour.soft.get(client, 0.0)
+    if memory.owed[client] >= 1.0:
+        memory.owed[client] -= 1.0
         return (
             f"451 4.7.650 The mail server [{client}] has been temporarily rate limited due to IP "
             "reputation. For e-mail delivery information, see https://aka.ms/postmaster (S775)"

@@ -146,12 +146,7 @@ class Session(asyncio.Protocol):
         elif verb == "MAIL":
             self._reset()
             refusal = at_mail(
-                behaviour,
-                self._p.memory,
-                self._client,
-                self._sent,
-                self._p.clock.now(),
-                self._p.chance(),
+                behaviour, self._p.memory, self._client, self._sent, self._p.clock.now()
             )
             if refusal:
                 self._refuse("mail", refusal)

@@ -8,15 +8,22 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from mailweir.contracts.lifecycle import State
+from mailweir.contracts.snapshot import Snapshot
 from mailweir.plumbing.clock import Clock
 from workers.connections import Connections
 from workers.delivery.owner import Booked, Owner
 from workers.delivery.types import Envelope, Result
-from workers.engine_gate import SHORT_WAIT, Gate
+from workers.engine_gate import GATED, SHORT_WAIT, Gate
 from workers.engine_purse import Refusal
 from workers.engine_run import Ready, Run
+from workers.engine_views import Views
 from workers.policy.outcome import CUT
+from workers.policy.stopped import stopped
 from workers.writer import Writer
+
+ROUTED_ANEW = 1.0
+"""Real seconds a job stays away whose way was stopped after it was routed: by then the router has read the
+snapshot that says so, and chooses another way or holds it."""
 
 
 class Parts(Protocol):
@@ -30,6 +37,8 @@ class Parts(Protocol):
     def writer(self) -> Writer: ...
     @property
     def connections(self) -> Connections: ...
+    @property
+    def views(self) -> Views: ...
 
 
 class Talk(Owner):
@@ -40,14 +49,19 @@ class Talk(Owner):
         self._told: dict[int, float] = {}  # job -> when it was told that it may go, before its turn
         self._archived = any(ready.work.orders.archive for ready in some)
         self._asked = time.monotonic()
+        self._snapshot: Snapshot | None = None  # what ``_stops`` was worked out from
+        self._stops: dict[tuple[str, str], str | None] = {}  # (pool, tenant) -> why it may not go
 
     async def admitted(self) -> list[Ready]:
         """The mails for which a connection is worth opening."""
-        if await self._parts.gate.admit(self._some[0].purse, self._run.starts):
-            return list(self._some)
+        some = [ready for ready in self._some if not self._refused(ready)]
+        if not some:
+            return []
+        if await self._parts.gate.admit(some[0].purse, self._run.starts):
+            return some
         # no token soon: most will be held, and nobody is dialled for them
-        await asyncio.gather(*(self._tell(ready.work.job.id) for ready in self._some))
-        return [ready for ready in self._some if ready.work.job.id in self._told]
+        await asyncio.gather(*(self._tell(ready.work.job.id) for ready in some))
+        return [ready for ready in some if ready.work.job.id in self._told]
 
     # --- see Owner --------------------------------------------------------------------------
     def at_once(self, envelope: Envelope) -> bool | None:
@@ -127,4 +141,23 @@ class Talk(Owner):
         if job.expires_at is not None and self._parts.clock.now() >= job.expires_at:
             run.refuse(job.id, Refusal(State.EXPIRED, None, "expired before it could be sent"))
             return True
+        if (why := self._stopped(ready)) is not None:
+            GATED.labels("stopped").inc()
+            due = self._parts.clock.now() + ROUTED_ANEW * self._parts.clock.rate
+            run.refuse(job.id, Refusal(State.DUE, due, f"{why}: routed anew"))
+            return True
         return False
+
+    def _stopped(self, ready: Ready) -> str | None:
+        """Why its way was stopped since it was routed, or None; worked out once for each snapshot."""
+        snapshot, run = self._parts.views.snapshot, self._run
+        if snapshot is not self._snapshot:
+            self._snapshot, self._stops = snapshot, {}
+        kind = (ready.work.pool, ready.work.job.tenant)
+        if kind not in self._stops:
+            pool = run.policy.pools.get(kind[0])
+            # a paused pool's fallback relays go on
+            own = kind[0] if pool is None or run.source.name not in pool.relays else ""
+            names = (run.source.name, own, ready.provider.name, run.chunk.bucket, kind[1])
+            self._stops[kind] = stopped(snapshot, *names, self._parts.clock.now())
+        return self._stops[kind]

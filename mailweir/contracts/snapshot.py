@@ -10,6 +10,8 @@ import msgspec
 
 OTHER = "other"
 """The provider name that stands for every provider the snapshot does not list."""
+STOPPED = frozenset({"suspended", "paused"})
+"""States of a path that takes nothing, until their time is over."""
 
 
 class PathState(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -25,6 +27,10 @@ class PathState(msgspec.Struct, frozen=True, omit_defaults=True):
     until: float | None = None  # suspended or paused until (policy seconds)
     confidence: float = 0.0  # 0..1
     reasons: tuple[str, ...] = ()
+
+    def stopped(self, now: float) -> bool:
+        """Whether nothing may go this way at policy time ``now``: suspended or paused, and not over yet."""
+        return self.state in STOPPED and (self.until is None or self.until > now)
 
 
 class Snapshot(msgspec.Struct, frozen=True):

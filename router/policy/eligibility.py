@@ -13,7 +13,6 @@ from router.policy.context import Ramp
 WINDOW_SECONDS = 10.0  # a path gets at most what it can send in this time, per look at Redis
 MAX_WAIT = 2.0  # seconds a job may wait inside a worker (settings: worker.max_wait)
 COLD = frozenset({"cold", "warming"})
-STOPPED = frozenset({"suspended", "paused"})
 BROKEN = "breaker open"
 UNREACHED = "no live worker of its queue reaches this source"
 REACH_WAIT = 10.0  # policy seconds; a worker that starts says within two real ones what it reaches
@@ -63,7 +62,7 @@ def refusal(c: Candidate, needs: Needs, look: Look, *, failover: bool) -> No | N
         until = look.paused.get(f"source:{c.name}", 0.0)
         if until > now:
             return No("paused by an operator", until)
-    if path.state in STOPPED and (path.until is None or path.until > now):
+    if path.stopped(now):
         return No(path.state, path.until)
     if path.score < look.thresholds.hold_below:
         return No(f"score below {look.thresholds.hold_below:g}")
