@@ -201,12 +201,13 @@ class Engine:
         policy = parts.views.policy()
         works = parts.spool.taken(chunk)
         contents = parts.spool.contents(list({w.content_id for w in works})) if works else {}
+        composing = parts.composer.chunk(contents, policy)
         envelopes: dict[int, Envelope] = {}
         not_ready: dict[int, NotReady] = {}
         broken: dict[int, Exception] = {}
         for work in works:
             try:
-                envelopes[work.job.id] = parts.composer.compose(work, contents, policy)
+                envelopes[work.job.id] = composing.envelope(work)
             except NotReady as why:
                 not_ready[work.job.id] = why
             except Exception as error:  # bytes no code can send: this job's end, nobody else's
