@@ -11,7 +11,9 @@ import msgspec
 
 # searched for by its first byte: half the time of counting CRLF, or of ``in``
 _BARE_CR = re.compile(rb"\r(?!\n)")
-_DOT_LINE = re.compile(rb"\r\n\.")
+_ODD = re.compile(
+    rb"\r(?!\n(?!\.))"
+)  # a bare CR, or a line end before a dot: one search, mostly in vain
 # RFC 5321 4.1.2 without quoted local parts: nothing here can end or split an SMTP command (S2).
 _PATH = re.compile(r"[^\x00-\x20\x7f<>]{0,512}")
 
@@ -49,12 +51,15 @@ class Envelope:
     data: bytes
     smtputf8: bool = False
     ascii: bool = field(init=False)  # no byte above 127: no 8BITMIME needed
+    dots: bool = field(init=False)  # a line after the first begins with a dot
 
     def __post_init__(self) -> None:
         data = self.data
+        odd = _ODD.search(data)
+        self.dots = odd is not None
         # each CR has its LF; so many of both, and each LF has its CR
-        alone = _BARE_CR.search(data) or data.count(b"\n") != data.count(b"\r")
-        if alone or not data.endswith(b"\r\n"):
+        alone = odd is not None and _BARE_CR.search(data, odd.start())
+        if alone or data.count(b"\n") != data.count(b"\r") or not data.endswith(b"\r\n"):
             raise ValueError("message bytes must have CRLF line ends only, also at the end")
         for name, path in (("mail_from", self.mail_from), ("rcpt", self.rcpt)):
             if _PATH.fullmatch(path) is None:
@@ -68,7 +73,7 @@ class Envelope:
     def stuffed(self) -> bytes:
         """The bytes after DATA, dots doubled at line starts (RFC 5321 4.5.2), without the final dot."""
         data = self.data
-        if _DOT_LINE.search(data):
+        if self.dots:
             data = data.replace(b"\r\n.", b"\r\n..")
         if data.startswith(b"."):
             data = b"." + data
