@@ -269,7 +269,7 @@ class Dispatcher:
                 tally.ended += 1
                 moves.append(_ending(job, decision))
             rows.append(_row(next(ids), job, decision, context))
-        size = (
+        most = (
             self._settings.chunk_transactional
             if bucket is Bucket.TRANSACTIONAL
             else self._settings.chunk
@@ -277,7 +277,7 @@ class Dispatcher:
         dispatches = [
             _dispatch(next(ids), bucket, queue, source, part)
             for (queue, source), members in groups.items()
-            for part in _parts(members, size)
+            for part in _parts(members, most, self._settings.chunk_bytes)
         ]
         # a queue is first in, first out: what is urgent is published first
         urgency = {job.id: routed.orders.priority or job.priority for job, routed in _all(groups)}
@@ -317,8 +317,11 @@ def _priorities(decided: Sequence[tuple[Job, Decision, Context]]) -> dict[int, i
     return out
 
 
-def _parts(members: list[tuple[Job, Routed]], size: int) -> Iterable[list[tuple[Job, Routed]]]:
-    """Chunks of at most ``size``, jobs of one domain side by side so that they share connections."""
+def _parts(
+    members: list[tuple[Job, Routed]], most: int, most_bytes: int
+) -> Iterable[list[tuple[Job, Routed]]]:
+    """Chunks of at most ``most`` jobs and ``most_bytes``, but of one job at least; jobs of one domain side
+    by side so that they share connections."""
     members.sort(
         key=lambda member: (
             member[1].orders.priority or member[0].priority,
@@ -326,8 +329,16 @@ def _parts(members: list[tuple[Job, Routed]], size: int) -> Iterable[list[tuple[
             member[0].domain,
         )
     )
-    for start in range(0, len(members), size):
-        yield members[start : start + size]
+    part: list[tuple[Job, Routed]] = []
+    weight = 0
+    for member in members:
+        weight += member[0].size
+        if part and (len(part) == most or weight > most_bytes):
+            yield part
+            part, weight = [], member[0].size
+        part.append(member)
+    if part:
+        yield part
 
 
 def _dispatch(
@@ -335,10 +346,12 @@ def _dispatch(
 ) -> Dispatch:
     pools: dict[int, str] = {}
     orders: dict[int, Orders] = {}
+    size = 0
     for job, routed in part:
         pools[job.id] = routed.pool
         orders[job.id] = routed.orders
-    chunk = Chunk(chunk_id, bucket, queue, source, tuple(pools))
+        size += job.size
+    chunk = Chunk(chunk_id, bucket, queue, source, tuple(pools), size)
     return Dispatch(chunk, pools, orders)
 
 

@@ -41,6 +41,7 @@ from workers.engine_purse import Purse
 from workers.engine_run import WAIT_AGAIN, Ready, Run
 from workers.engine_talk import Talk
 from workers.engine_views import Views
+from workers.held_bytes import HeldBytes
 from workers.ledger import uncertain_before
 from workers.patience import Patience
 from workers.policy.outcome import CUT
@@ -115,10 +116,15 @@ class Engine:
         self.live: dict[int, Run] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._asks = Asks(name)
+        self._held = HeldBytes(parts.settings.worker.held_bytes)
 
     async def work(self, chunk: Chunk) -> None:
-        """Give every job of the chunk its outcome. Raises nothing but a cancellation that came after
-        every job was settled."""
+        """Give every job of the chunk its outcome, once there is room for its mail. Raises nothing but a
+        cancellation that came before it was taken, or after every job was settled."""
+        async with self._held.room(chunk.size):
+            await self._work(chunk)
+
+    async def _work(self, chunk: Chunk) -> None:
         taking = self.parts.writer.take(chunk.id)
         try:
             # shielded: whether it was taken must be known even where nobody works it any more

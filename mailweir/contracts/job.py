@@ -142,6 +142,7 @@ class Job(msgspec.Struct, frozen=True):
     stay_with: str | None = None  # source it must keep: greylisting, uncertain (S35, N41)
     first_attempt_at: float | None = None
     crashes: int = 0  # leases that ran out while sending; a poison job ends as dead letter
+    size: int = 0  # bytes of its content: of the mail, but for what is put in and in front
 
     @property
     def recipient_key(self) -> str:

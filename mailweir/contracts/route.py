@@ -84,3 +84,4 @@ class Chunk(msgspec.Struct, frozen=True):
     queue: str
     source: str
     jobs: tuple[int, ...]
+    size: int = 0  # bytes of its jobs' contents, each job's counted

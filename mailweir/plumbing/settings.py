@@ -184,7 +184,12 @@ class RouterSettings(Section):
         100,
         ge=1,
         le=500,
-        description="Jobs per chunk, marketing and bulk, at most: what the fleet does in a twentieth of a second, at least a quarter of this.",
+        description="Jobs per chunk, marketing and bulk, at most.",
+    )
+    chunk_bytes: int = Field(
+        8 * 1024 * 1024,
+        ge=1,
+        description="Bytes of mail per chunk at most; a larger mail is a chunk of its own.",
     )
     chunk_transactional: int = Field(10, ge=1, le=500, description="Jobs per chunk, transactional.")
     ageing: float = Field(
@@ -212,6 +217,11 @@ class WorkerSettings(Section):
         ge=1,
         le=1000,
         description="Chunks a worker process without transactional mail works on at once; with router.chunk what it holds.",
+    )
+    held_bytes: int = Field(
+        128 * 1024 * 1024,
+        ge=1,
+        description="Bytes of mail a worker process holds at most, in all its chunks; a chunk that is larger waits until it is alone.",
     )
     lease: float = Field(
         30.0, gt=0, description="Real seconds a taken chunk is leased; renewed every third of it."

@@ -155,6 +155,7 @@ class _Rows:
         self.row = (m.id, m.tenant, m.idempotency_key, m.request_hash, answer, now)
         content = m.content
         self.content = (content.id, content.kind.value, content.body, content.sha256, now)
+        size = len(content.body)
         meta = json_of(m.meta)
         bucket = m.bucket.value
         campaign = m.meta.campaign
@@ -172,6 +173,7 @@ class _Rows:
                 job.lane,
                 flow_key(job.lane, m.tenant, m.priority, engaged=engaged),
                 content.id,
+                size,
                 None if job.variables is None else json_of(job.variables),
                 meta if not job.prepend else _own_meta(m, job),
                 campaign,

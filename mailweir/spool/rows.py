@@ -57,6 +57,7 @@ def jobs_of(rows: Iterable[tuple[Any, ...]]) -> list[Job]:
                 r[17],
                 r[18],
                 r[19],
+                r[20],
             )
         )
     return jobs

@@ -82,6 +82,8 @@ jobs = Table(
     # "lane|tenant|priority": jobs of one flow are claimed in due order; flows share fairly
     Column("flow", String(160), nullable=False),
     Column("content_id", _ID, nullable=False),
+    # bytes of the content; 0 for a job from before revision 0003
+    Column("size", Integer, nullable=False, server_default="0"),
     Column("variables", json_text()),
     Column("meta", json_text(), nullable=False),
     Column("campaign", String(128)),

@@ -127,6 +127,7 @@ JOBS_ADD = _insert(
         "lane": "text",
         "flow": "text",
         "content_id": "bigint",
+        "size": "int",
         "variables": "text",
         "meta": "text",
         "campaign": "text",
@@ -141,7 +142,7 @@ JOBS_ADD = _insert(
 JOB_COLUMNS = (
     "id, message_id, tenant, bucket, priority, recipient, mail_from, lane, content_id, state, "
     "accepted_at, due_at, expires_at, attempts, meta, variables, reason, stay_with, "
-    "first_attempt_at, crashes"
+    "first_attempt_at, crashes, size"
 )
 # the router decides without the variables of a skeleton: they may be large
 _CLAIM_COLUMNS = JOB_COLUMNS.replace("variables", "NULL")

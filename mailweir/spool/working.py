@@ -101,7 +101,7 @@ class Working(Room):
         rows = self._read(sql.TAKEN, (chunk.id,))
         known: dict[str, Orders] = {}
         taken = {
-            job.id: Work(job, row[20], row[21], orders_of(row[22], known), job.content_id)
+            job.id: Work(job, row[21], row[22], orders_of(row[23], known), job.content_id)
             for job, row in zip(jobs_of(rows), rows, strict=True)
         }
         return [taken[i] for i in chunk.jobs if i in taken]

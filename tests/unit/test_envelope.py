@@ -54,14 +54,15 @@ def test_headers_are_those_of_celery() -> None:
     assert properties(ours)["correlation_id"] == theirs.properties["correlation_id"]
 
 
-def test_a_chunk_says_nothing_but_ids() -> None:
-    message = chunk_message(Chunk(7, Bucket.BULK, "bulk", "s1", (1, 2)))
+def test_a_chunk_says_nothing_of_whom_and_what() -> None:
+    message = chunk_message(Chunk(7, Bucket.BULK, "bulk", "s1", (1, 2), 900))
     assert json.loads(argument_of(message.body)) == {
         "id": 7,
         "bucket": "bulk",
         "queue": "bulk",
         "source": "s1",
         "jobs": [1, 2],
+        "size": 900,
     }
     assert message.headers["argsrepr"] == message.headers["kwargsrepr"] == ""
 

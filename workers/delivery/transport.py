@@ -103,17 +103,20 @@ class Transport:
         if first is None:
             work.settle_all()
             return
-        async with asyncio.TaskGroup() as group:
+        try:
+            async with asyncio.TaskGroup() as group:
 
-            def more() -> None:
-                for _ in range(self._wanted(work, first[0], max_connections)):
-                    work.lanes += 1
-                    group.create_task(self._lane(work, None))
+                def more() -> None:
+                    for _ in range(self._wanted(work, first[0], max_connections)):
+                        work.lanes += 1
+                        group.create_task(self._lane(work, None))
 
-            work.more = more
-            work.lanes = 1
-            more()
-            await self._lane(work, first)
+                work.more = more
+                work.lanes = 1
+                more()
+                await self._lane(work, first)
+        finally:
+            work.more = None  # it holds the work: the mails would stay until cycles are collected
 
     def _wanted(self, work: Assignment, key: Dial, most: int) -> int:
         """Further connections worth using now: idle ones, or new ones with enough mails to carry. Where all
