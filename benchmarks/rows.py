@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.machine import Meter, busy, wait_quiet
+from benchmarks.machine import Meter, busy, speed, wait_quiet
 from benchmarks.sinks import OwnSink, Sink, SmtpSink
 from benchmarks.stack import Stack, stack
 
@@ -139,6 +139,7 @@ def run(case: Case, messages: int, workers: int) -> Figures:
             ) as running:
                 feeder = Feeder(running, case.mode, str(messages))
                 wait_quiet(running.roots, 0.35)
+                quick = speed()
                 meter, machine = Meter({**running.roots, "sink": sink.process.pid}), busy()
                 feeder.go()
                 lag = Lag(running)
@@ -168,6 +169,7 @@ def run(case: Case, messages: int, workers: int) -> Figures:
             "jobs_per_chunk": messages / chunks,
             "reputation_lag_s": lag.most,
             "sink_cpu_per_1k": sink_cpu * 1000 / messages,
+            "core_speed": quick,
             "idle_share": idle,  # of the machine, until the last 250
             "others_cpu_per_1k": theirs
             * 1000
