@@ -31,7 +31,7 @@ _SUBJECT = re.compile(
     r"automatikus v[áa]lasz|h[áa]zon k[íi]v[üu]l|szabads[áa]g|αυτόματη απάντηση|εκτός γραφείου|"
     r"r[ăa]spuns automat|automatski odgovor|samodejni odgovor|автоматичн[аи] відповід|"
     r"автоматичен отговор|automatinis atsak|automaatvastus|autom[āa]tisk[āa] atbild|[āa]rpus biroja|tự động|"
-    r"ตอบกลับอัตโนมัติ|الرد التلقائي|رد تلقائي|תשובה אוטומטית|balasan otomatis|"
+    r"ตอบกลับอัตโนมัติ|الرد التلقائي|رد تلقائي|(?:תשובה|מענה) אוטומטית?י?|balasan otomatis|"
     r"自动(?:回复|答复)|自動(?:返信|回覆|応答)|不在|休假|자동 ?(?:회신|응답)|부재|"
     r"thank you for (?:contacting|your (?:e-?mail|message|inquiry|enquiry))|ticket (?:created|"
     r"received|#)|"

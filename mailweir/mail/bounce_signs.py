@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from mailweir.mail.bounce_mail import BounceMail
-from mailweir.mail.bounce_words import report_text
+from mailweir.mail.bounce_words import inline_original, report_text
 
 _SUBJECT = re.compile(
     r"undeliver|not (?:be )?deliver|non[- ]?deliver|deliver\w* (?:status|failure|failed|"
@@ -16,7 +16,7 @@ _SUBJECT = re.compile(
     r"not delivered|undeliver|bounced|"
     r"cannot|rejected|returned|subsystem)|return(?:ed|ing) (?:mail|message|to sender|e-?mail)|"
     r"\bbounce[ds]?\b|"
-    r"warning: (?:could not|message|mail)|could not send|cannot send|rejected (?:mail|message)|"
+    r"warning: (?:could not|message|mail)|could not send|cannot send|error sending|rejected (?:mail|message)|"
     r"nondeliver|mailer-daemon|"
     r"unzustellbar|nicht zugestellt|zustell\w*|unable to deliver|"
     r"non (?:remis|d[ée]livr|distribu)|[ée]chec|impossible de remettre|"
@@ -112,6 +112,10 @@ _PASSED_ON = re.compile(
 )
 
 
+_SESSION = re.compile(r"\s*postfix (?:smtp|lmtp) (?:server|client): errors from", re.IGNORECASE)
+"""What Postfix tells its postmaster of a conversation (notify_classes): nothing of ours came back."""
+
+
 def passed_on(mail: BounceMail) -> bool:
     """Whether a person passes on, or asks about, a bounce: what it says may be of another's mail."""
     return bool(_PASSED_ON.match(mail.header("subject"))) and not from_machine(mail)
@@ -136,18 +140,34 @@ def from_machine(mail: BounceMail) -> bool:
     return bool(_MACHINE.search(author or mail.header("sender")))
 
 
-def looks_like_bounce(mail: BounceMail) -> bool:
-    """Whether a mail came back: its headers say so, or two of subject, sender and first words do."""
+def looks_like_bounce(mail: BounceMail, ours: bool = False) -> bool:
+    """Whether a mail came back: its headers say so, or two of subject, sender and first words do. ``ours``:
+    it brings our token, so no person wrote it to us."""
     if "x-failed-recipients" in mail.headers or mail.report_type == "delivery-status":
         return True
     machine = from_machine(mail)
     subject = mail.header("subject")
+    if _SESSION.match(subject) or any(part.kind == "text/calendar" for part in mail.parts):
+        return False
     if not machine and (_ANSWER.match(subject) or any(name in mail.headers for name in _LIST)):
         return False
     told = bool(_SUBJECT.search(subject)) or _came_from_nobody(mail)
     if machine and told:
         return True
-    return (machine or told) and bool(_CAME_BACK.search(report_text(mail)[:_FIRST_WORDS]))
+    if not (machine or (told and (ours or _written_by_software(mail)))):
+        return False
+    return bool(_CAME_BACK.search(report_text(mail)[:_FIRST_WORDS]))
+
+
+def _written_by_software(mail: BounceMail) -> bool:
+    """Whether a mail in a person's or a shop's name brings what a mail system's notice brings and a letter
+    does not: a copy of the original, the mark of RFC 3834, the null return path."""
+    return bool(
+        mail.original()
+        or inline_original(mail)
+        or mail.header("auto-submitted").lower().startswith("auto-")
+        or mail.header("return-path").strip() == "<>"
+    )
 
 
 def _came_from_nobody(mail: BounceMail) -> bool:
