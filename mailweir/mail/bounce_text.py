@@ -247,7 +247,8 @@ def _whole(text: str) -> str:
 _PASSED = re.compile(
     r"^[ \t<]{0,8}(?P<child>[^\s<>()\"]{1,100}@[^\s<>()\"]{1,200}?)>?:?[ \t]*(?:\([^\n]{0,200})?"
     r"(?:\n[ \t]+\((?!\w+ from)[^\n]{0,300}){0,2}\n?[ \t]*"
-    r"\((?:ultimately )?(?:generated|expanded) from:?\s*<?(?P<parent>[^\s<>()\"]{1,100}@[^\s<>()\"]{1,200})>?\)",
+    r"\((?:ultimately )?(?:generated|expanded) from:?\s*<?"
+    r"(?P<parent>[^\s<>()\"]{1,100}@[^\s<>()\"]{1,200})>?\)",
     re.IGNORECASE | re.MULTILINE,
 )
 
