@@ -101,6 +101,8 @@ def webhook_command(
         )
     for problem in taken.problems:
         sys.stderr.write(f"skipped: {problem}\n")
+    if not taken.events and not taken.problems and taken.subscription is None:
+        sys.stderr.write("nothing in it says what became of a mail\n")
     _print(taken.events, output)
 
 
