@@ -100,6 +100,7 @@ _CAME_BACK = re.compile(
 )
 """First words of a report; a subject alone, or a mail system's name alone, is also on other mail."""
 _FIRST_WORDS = 2500
+_QUOTED = re.compile(r"^[ \t]*>.*\n?", re.MULTILINE)
 _LIST = ("list-unsubscribe", "list-post", "feedback-id")
 _ANSWER = re.compile(
     r"\s*(?:re|aw|antw|sv|vs|odp|rv|res|ynt|回复|答复|返信)\s*(?:\[\d+\])?[:：]", re.IGNORECASE
@@ -154,20 +155,21 @@ def looks_like_bounce(mail: BounceMail, ours: bool = False) -> bool:
     told = bool(_SUBJECT.search(subject)) or _came_from_nobody(mail)
     if machine and told:
         return True
-    if not (machine or (told and (ours or _written_by_software(mail)))):
-        return False
-    return bool(_CAME_BACK.search(report_text(mail)[:_FIRST_WORDS]))
+    words = report_text(mail)
+    if not machine:
+        if not told or not (ours or _written_by_software(mail)):
+            return False
+        words = _QUOTED.sub("", words)  # a ticket system's answer quotes what it answers
+    return bool(_CAME_BACK.search(words[:_FIRST_WORDS]))
 
 
 def _written_by_software(mail: BounceMail) -> bool:
     """Whether a mail in a person's or a shop's name brings what a mail system's notice brings and a letter
-    does not: a copy of the original, the mark of RFC 3834, the null return path."""
-    return bool(
-        mail.original()
-        or inline_original(mail)
-        or mail.header("auto-submitted").lower().startswith("auto-")
-        or mail.header("return-path").strip() == "<>"
-    )
+    does not: a copy of the original, the null return path, or the mark of RFC 3834 beside a reply code."""
+    if mail.original() or inline_original(mail) or mail.header("return-path").strip() == "<>":
+        return True
+    marked = mail.header("auto-submitted").lower().startswith("auto-")
+    return marked and has_code(_QUOTED.sub("", report_text(mail)))
 
 
 def _came_from_nobody(mail: BounceMail) -> bool:
