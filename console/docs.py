@@ -1,7 +1,8 @@
 """Generates the reference pages from the code: ``python -m console.docs [--check]``.
 
 ``docs/settings.md`` from the settings tree, ``docs/cli.md`` from the commands, ``docs/lifecycle.md`` from
-the table of states, the diagram in ``docs/reputation.md`` from the states of a path. ``--check`` writes nothing and exits 1 when a page is not what the code says.
+the table of states, the diagram in ``docs/reputation.md`` from the states of a path. ``--check`` writes
+nothing and exits 1 when a page is not what the code says.
 """
 
 from __future__ import annotations
