@@ -174,8 +174,11 @@ def _finite(number: str) -> float:
 
 
 def parse_headers(data: bytes) -> dict[str, str]:
-    """Headers from a file: a JSON object (values texts or lists of them), or ``Name: value`` lines."""
-    text = data.decode("utf-8", "replace").strip()
+    """Headers from a file: a JSON object (values texts or lists of them), or ``Name: value`` lines. Raises
+    :class:`BadPayload` for JSON that is no such object."""
+    text = data.decode("utf-8-sig", "replace").strip()
+    if text.startswith("["):
+        raise BadPayload("a list, where an object or 'Name: value' lines were expected")
     if text.startswith("{"):
         raw = load_json(text.encode())
         return {
