@@ -23,7 +23,7 @@ _SUBJECT = re.compile(
     r"no (?:se )?(?:ha )?(?:podido |pudo )?(?:entreg|envi)|devuelto|error de entrega|rebotado|"
     r"n[ãa]o (?:foi )?(?:entregue|poss[íi]vel)|devolvid|falha|"
     r"mancata consegna|non recapitabil|non consegn|recapito|"
-    r"onbestelbaar|niet (?:worden )?(?:bezorgd|afgeleverd)|"
+    r"onbestelbaar|niet (?:worden )?(?:bezorgd|bestelbaar|afgeleverd)|"
     r"niedostarcz|nie (?:zosta[łl]a?|mo[żz]na) dor[ęe]cz|zwrot|niedor[ęe]cz|"
     r"недостав|не (?:может быть )?доставлен|ошибка доставки|возвра[тщ]|"
     r"退信|无法(?:投递|送达)|投递失败|发送失败|系统退信|未送达|"
@@ -113,8 +113,11 @@ _PASSED_ON = re.compile(
 )
 
 
-_SESSION = re.compile(r"\s*postfix (?:smtp|lmtp) (?:server|client): errors from", re.IGNORECASE)
-"""What Postfix tells its postmaster of a conversation (notify_classes): nothing of ours came back."""
+_TO_POSTMASTER = re.compile(
+    r"\s*(?:postfix (?:smtp|lmtp) (?:server|client): errors from|message \S{6,40} has been frozen)",
+    re.IGNORECASE,
+)
+"""What Postfix (notify_classes) and Exim (freeze_tell) tell their postmaster: nothing of ours came back."""
 
 
 def passed_on(mail: BounceMail) -> bool:
@@ -142,34 +145,48 @@ def from_machine(mail: BounceMail) -> bool:
 
 
 def looks_like_bounce(mail: BounceMail, ours: bool = False) -> bool:
-    """Whether a mail came back: its headers say so, or two of subject, sender and first words do. ``ours``:
-    it brings our token, so no person wrote it to us."""
+    """Whether a mail came back: its headers say so, or its first words and two of three: a mail system's
+    name, the subject, and what only a notice brings. ``ours``: our token, which no person writes to."""
     if "x-failed-recipients" in mail.headers or mail.report_type == "delivery-status":
         return True
     machine = from_machine(mail)
     subject = mail.header("subject")
-    if _SESSION.match(subject) or any(part.kind == "text/calendar" for part in mail.parts):
+    if _TO_POSTMASTER.match(subject) or any(part.kind == "text/calendar" for part in mail.parts):
         return False
     if not machine and (_ANSWER.match(subject) or any(name in mail.headers for name in _LIST)):
         return False
     told = bool(_SUBJECT.search(subject)) or _came_from_nobody(mail)
-    if machine and told:
-        return True
     words = report_text(mail)
+    brought = _brings_back(mail) or (machine and _is_marked(mail, words))
+    if machine and told and brought:
+        return True
+    signs = (machine, told, ours or brought)
+    if sum(signs) < 2:
+        return False
     if not machine:
-        if not told or not (ours or _written_by_software(mail)):
-            return False
         words = _QUOTED.sub("", words)  # a ticket system's answer quotes what it answers
     return bool(_CAME_BACK.search(words[:_FIRST_WORDS]))
 
 
-def _written_by_software(mail: BounceMail) -> bool:
-    """Whether a mail in a person's or a shop's name brings what a mail system's notice brings and a letter
-    does not: a copy of the original, the null return path, or the mark of RFC 3834 beside a reply code."""
-    if mail.original() or inline_original(mail) or mail.header("return-path").strip() == "<>":
-        return True
-    marked = mail.header("auto-submitted").lower().startswith("auto-")
-    return marked and has_code(_QUOTED.sub("", report_text(mail)))
+_MARKS = ("auto-submitted", "x-ms-exchange-message-is-ndr", "x-ms-embedded-report", "x-dsncontext")
+"""What mail systems write on their notices: RFC 3834, Exchange."""
+
+
+_REPLY = re.compile(r"^[\s>*<|#\"'\-]{0,12}[45]\d\d[ \-]|\bsaid: {0,2}[45]\d\d", re.MULTILINE)
+"""A reply quoted as such, not mentioned in a sentence."""
+
+
+def _is_marked(mail: BounceMail, words: str) -> bool:
+    """Whether what came in a mail system's name is a notice: its postmaster writes letters as well."""
+    return any(name in mail.headers for name in _MARKS) or bool(_REPLY.search(words))
+
+
+def _brings_back(mail: BounceMail) -> bool:
+    """Whether a mail brings what a mail system's notice brings and a letter, a shop's or a program's message
+    does not: a copy of the original or its null return path (RFC 5321 4.5.5)."""
+    return bool(
+        mail.original() or inline_original(mail) or mail.header("return-path").strip() == "<>"
+    )
 
 
 def _came_from_nobody(mail: BounceMail) -> bool:
