@@ -29,6 +29,7 @@ from mailweir.mail.bounce_mail import (
 from mailweir.mail.bounce_signs import (
     from_machine,
     has_code,
+    is_notice,
     looks_like_bounce,
     passed_on,
     tells_failure,
@@ -111,7 +112,7 @@ def _events(
         if failures:
             failures = _meant(failures, mail)
             told = [_failure(f, digest, n, at, job_id, "bounce") for n, f in enumerate(failures)]
-            if passed_on(mail) and job_id is None:
+            if job_id is None and (passed_on(mail) or not is_notice(mail)):
                 return [msgspec.structs.replace(event, suppress=None) for event in told]
             return told
     return [_nothing(digest, at, job_id)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from mailweir.mail.bounce_mail import BounceMail
+from mailweir.mail.bounce_mail import BounceMail, addresses
 from mailweir.mail.bounce_words import inline_original, report_text
 
 _SUBJECT = re.compile(
@@ -145,8 +145,9 @@ def from_machine(mail: BounceMail) -> bool:
 
 
 def looks_like_bounce(mail: BounceMail, ours: bool = False) -> bool:
-    """Whether a mail came back: its headers say so, or its first words and two of three: a mail system's
-    name, the subject, and what only a notice brings. ``ours``: our token, which no person writes to."""
+    """Whether a mail came back: its headers say so, or two of subject, sender and first words do. What
+    comes in a person's or a program's name also has to bring what letters do not. ``ours``: it brings our
+    token, which no person writes to."""
     if "x-failed-recipients" in mail.headers or mail.report_type == "delivery-status":
         return True
     machine = from_machine(mail)
@@ -155,30 +156,40 @@ def looks_like_bounce(mail: BounceMail, ours: bool = False) -> bool:
         return False
     if not machine and (_ANSWER.match(subject) or any(name in mail.headers for name in _LIST)):
         return False
-    told = bool(_SUBJECT.search(subject)) or _came_from_nobody(mail)
-    words = report_text(mail)
-    brought = _brings_back(mail) or (machine and _is_marked(mail, words))
-    if machine and told and brought:
+    told = _tells(mail)
+    if machine and told:
         return True
-    signs = (machine, told, ours or brought)
-    if sum(signs) < 2:
-        return False
+    words = report_text(mail)
     if not machine:
+        if not told or not (ours or _brings_back(mail) or _to_return_path(mail)):
+            return False
         words = _QUOTED.sub("", words)  # a ticket system's answer quotes what it answers
     return bool(_CAME_BACK.search(words[:_FIRST_WORDS]))
 
 
+def is_notice(mail: BounceMail) -> bool:
+    """Whether what looks like a bounce in words is a mail system's notice for certain: its postmaster writes
+    letters, and programs write of bounces, as well."""
+    if _brings_back(mail):
+        return True
+    marked = any(name in mail.headers for name in _MARKS) or _REPLY.search(report_text(mail))
+    return from_machine(mail) and bool(marked or _tells(mail))
+
+
 _MARKS = ("auto-submitted", "x-ms-exchange-message-is-ndr", "x-ms-embedded-report", "x-dsncontext")
 """What mail systems write on their notices: RFC 3834, Exchange."""
-
-
 _REPLY = re.compile(r"^[\s>*<|#\"'\-]{0,12}[45]\d\d[ \-]|\bsaid: {0,2}[45]\d\d", re.MULTILINE)
 """A reply quoted as such, not mentioned in a sentence."""
+_RETURN_PATH = re.compile(
+    r"(?:[^@]{0,100}[-+._=])?(?:bounces?|returns?|errors?|verp)(?:[-+._=\d][^@]{0,100})?@|"
+    r"[^@]{1,100}-(?:admin|owner)@",
+    re.IGNORECASE,
+)
 
 
-def _is_marked(mail: BounceMail, words: str) -> bool:
-    """Whether what came in a mail system's name is a notice: its postmaster writes letters as well."""
-    return any(name in mail.headers for name in _MARKS) or bool(_REPLY.search(words))
+def _to_return_path(mail: BounceMail) -> bool:
+    """Whether a mail went to what looks like a return path: people write to senders."""
+    return any(_RETURN_PATH.match(a) for a in addresses(mail.headers.get("to", [])))
 
 
 def _brings_back(mail: BounceMail) -> bool:
@@ -187,6 +198,11 @@ def _brings_back(mail: BounceMail) -> bool:
     return bool(
         mail.original() or inline_original(mail) or mail.header("return-path").strip() == "<>"
     )
+
+
+def _tells(mail: BounceMail) -> bool:
+    """Whether the subject says that a mail came back, or it comes from nobody with another one."""
+    return bool(_SUBJECT.search(mail.header("subject"))) or _came_from_nobody(mail)
 
 
 def _came_from_nobody(mail: BounceMail) -> bool:
