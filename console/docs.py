@@ -1,11 +1,13 @@
 """Generates the reference pages from the code: ``python -m console.docs [--check]``.
 
 ``docs/settings.md`` from the settings tree, ``docs/cli.md`` from the commands, ``docs/lifecycle.md`` from
-the table of states. ``--check`` writes nothing and exits 1 when a page is not what the code says.
+the table of states, the diagram in ``docs/reputation.md`` from the states of a path. ``--check`` writes
+nothing and exits 1 when a page is not what the code says.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from pydantic_core import PydanticUndefined
 
 from mailweir.contracts import lifecycle
 from mailweir.plumbing.settings import Settings
+from reputation.policy import states
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -99,7 +102,19 @@ def cli_page() -> str:
     return "\n".join(lines)
 
 
-PAGES = {"settings.md": settings_page, "lifecycle.md": lifecycle_page, "cli.md": cli_page}
+def reputation_page() -> str:
+    """The page as it is written, with the diagram of the states of a path in force."""
+    text = (DOCS / "reputation.md").read_text()
+    drawn = f"```mermaid\n{states.mermaid()}\n```"
+    return re.sub(r"```mermaid\n.*?\n```", lambda _: drawn, text, count=1, flags=re.DOTALL)
+
+
+PAGES = {
+    "settings.md": settings_page,
+    "lifecycle.md": lifecycle_page,
+    "cli.md": cli_page,
+    "reputation.md": reputation_page,
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -28,6 +28,7 @@ from mailweir.plumbing.settings import Settings
 from mailweir.plumbing.telemetry import mask_address
 from mailweir.spool.schema import jobs
 from mailweir.spool.store import Spool
+from reputation.signals import placements
 from router.fast import FastReader
 from router.policy.compiled import CompiledPolicy, in_region
 from router.policy.reach import CutOff, cut_off
@@ -172,8 +173,9 @@ class Reader:
         }
 
     def paths(self) -> list[dict[str, Any]]:
-        """Every path of the snapshot in force, with its live state."""
+        """Every path of the snapshot in force, with its live state and the newest seed-inbox test."""
         snapshot, fast = self._snapshots.get(), self._fast.get()
+        seeds = placements(self.database)
         names = {*snapshot.paths}
         seen = {tuple(name.split("|")[:2]) for name in names}
         rows = []
@@ -187,6 +189,8 @@ class Reader:
             if (source, provider) not in seen:
                 state = snapshot.path(source, provider, "")
                 rows.append(_path_row(source, provider, "any", state, fast.paths[name]))
+        for row in rows:
+            row["inbox"] = seeds.get((row["source"], row["provider"]), (None,))[0]
         return rows
 
     def policy(self) -> tuple[list[policies.Version], str]:

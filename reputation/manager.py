@@ -40,7 +40,7 @@ FOR_EVER = 253_402_300_799.0  # the year 9999: an override without end
 
 _FOLDED = prometheus_client.Counter("mailweir_reputation_folded", "Attempts and events counted.")
 _LAG = prometheus_client.Gauge(
-    "mailweir_reputation_lag_seconds", "Age of the newest attempt counted."
+    "mailweir_reputation_lag_seconds", "Age of the newest attempt or event counted; 0: none waits."
 )
 _LEADS = prometheus_client.Gauge("mailweir_reputation_leader", "1 while this process leads.")
 _PUBLISHED = prometheus_client.Gauge(
@@ -54,12 +54,22 @@ _STATE = prometheus_client.Gauge(
     "1 while a path is suspended or on probation.",
     ["source", "provider", "bucket"],
 )
+_SLOWED = prometheus_client.Gauge(
+    "mailweir_path_slowed", "1 while a path is slowed.", ["source", "provider", "bucket"]
+)
 _TROUBLE = prometheus_client.Gauge(
     "mailweir_provider_in_trouble",
     "1 while the same symptom on all own sources is held to be the provider's.",
     ["provider"],
 )
 _log = structlog.get_logger(__name__)
+
+
+def _forget() -> None:
+    """Paths and lag are the leader's to tell: what this process said of them may no longer be so."""
+    for metric in (_SCORE, _STATE, _SLOWED, _TROUBLE):
+        metric.clear()
+    _LAG.set(0.0)
 
 
 class Manager:
@@ -121,6 +131,8 @@ class Manager:
                 self._take_over()
             elif holds and self._published is not None:
                 self._restore_redis(self._published)
+            if self._leads and not holds:
+                _forget()
             self._leads = holds
             _LEADS.set(holds)
         if not self._leads:
@@ -130,8 +142,8 @@ class Manager:
         if len(news):
             fold(self.book, news, self._database)
             _FOLDED.inc(len(news))
-        if news.attempts:
-            _LAG.set(max(0.0, self._clock.now() - max(row.at for row in news.attempts)))
+        newest = [row.at for row in news.attempts] + [row.received_at for row in news.feedback]
+        _LAG.set(max(0.0, self._clock.now() - max(newest)) if newest else 0.0)
         now = time.monotonic()
         try:
             if now >= self._next_look:
@@ -142,6 +154,7 @@ class Manager:
         except publisher.NotLeader as error:
             _log.warning("reputation does not lead any more", why=str(error))
             self._leads, self._next_lease = False, 0.0
+            _forget()
         return len(news)
 
     def _take_over(self) -> None:
@@ -195,6 +208,7 @@ class Manager:
             labels = name.split("|")
             _SCORE.labels(*labels).set(state.score)
             _STATE.labels(*labels).set(state.state in ("suspended", "probation"))
+            _SLOWED.labels(*labels).set(state.state == "slowed")
 
     def _changed(
         self, paths: dict[str, PathState], paused: dict[str, float], policy: int, real: float

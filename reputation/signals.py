@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 
 import msgspec
+from sqlalchemy import select
 
 from mailweir.plumbing.database import Database
 from mailweir.plumbing.events import drop, put
@@ -14,7 +15,14 @@ from mailweir.spool.schema import counters
 from reputation.history import FAULTS, LISTED, PLACEMENT
 from reputation.policy.placement import BadResults, Seed, checked, shares
 
-__all__ = ["BadResults", "keep_faults", "keep_listings", "keep_placement", "read_results"]
+__all__ = [
+    "BadResults",
+    "keep_faults",
+    "keep_listings",
+    "keep_placement",
+    "placements",
+    "read_results",
+]
 
 
 def read_results(text: str) -> list[Seed]:
@@ -45,6 +53,18 @@ def keep_placement(
         for (source, provider), share in found.items():
             key = f"{PLACEMENT}{source}|{provider}"
             put(conn, counters, "key", key, body=repr(share), updated_at=now)
+    return found
+
+
+def placements(database: Database) -> dict[tuple[str, str], tuple[float, float]]:
+    """(source, provider) -> the newest test's share in the inbox, and when its results came, policy time."""
+    query = select(counters.c.key, counters.c.body, counters.c.updated_at)
+    with database.read() as conn:
+        rows = conn.execute(query.where(counters.c.key.startswith(PLACEMENT))).all()
+    found: dict[tuple[str, str], tuple[float, float]] = {}
+    for key, body, at in rows:
+        source, _, provider = key.removeprefix(PLACEMENT).partition("|")
+        found[(source, provider)] = (float(body), float(at))
     return found
 
 

@@ -81,7 +81,10 @@ def webhook_command(
     from reputation.intake.webhook import BadPayload, Refused, handle, parse_headers
 
     secret = _read(secret_file).decode("utf-8", "replace").strip() if secret_file else None
-    raw_headers = parse_headers(_read(headers)) if headers else {}
+    try:
+        raw_headers = parse_headers(_read(headers)) if headers else {}
+    except BadPayload as error:
+        fail(f"{headers} holds no headers: {error}", Exit.USAGE)
     try:
         taken = handle(provider, raw_headers, _read(body), secret=secret, now=time.time())
     except Refused as error:
@@ -101,6 +104,8 @@ def webhook_command(
         )
     for problem in taken.problems:
         sys.stderr.write(f"skipped: {problem}\n")
+    if not taken.events and not taken.problems and taken.subscription is None:
+        sys.stderr.write("nothing in it says what became of a mail\n")
     _print(taken.events, output)
 
 

@@ -27,14 +27,16 @@ def show(
     provider: Annotated[str | None, typer.Option(help="Only this provider.")] = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Score, weight, state and reasons of every path of the snapshot in force."""
+    """Score, weight, state, reasons and newest seed-inbox test of every path of the snapshot in force."""
     import msgspec
 
     from console.opening import opened
-    from reputation import publisher
+    from reputation import publisher, signals
 
-    with opened() as (_, database), database.read() as conn:
-        snapshot = publisher.last(conn)
+    with opened() as (_, database):
+        with database.read() as conn:
+            snapshot = publisher.last(conn)
+        seeds = signals.placements(database)
     if snapshot is None:
         fail("no routing snapshot yet: the reputation process publishes it", Exit.NOT_FOUND)
     paths = []
@@ -43,7 +45,9 @@ def show(
         if source not in (None, parts[0]) or provider not in (None, parts[1]):
             continue
         fields = dict(zip(("source", "provider", "bucket"), parts, strict=True))
-        paths.append(fields | msgspec.structs.asdict(state))
+        inbox, tested = seeds.get((parts[0], parts[1]), (None, None))
+        tests = {"inbox": inbox, "inbox_tested_at": tested}
+        paths.append(fields | msgspec.structs.asdict(state) | tests)
     answer = {
         "version": snapshot.version,
         "created_at": snapshot.created_at,
@@ -62,6 +66,7 @@ def show(
             "weight",
             "cap_day",
             "confidence",
+            "inbox",
         )
         print_rows(
             (*names, "reasons"),

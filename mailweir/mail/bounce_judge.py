@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 
-from mailweir.contracts.events import Classification
+from mailweir.contracts.events import BounceClass, Classification
 from mailweir.mail.classify import classify
 from mailweir.mail.dsn import Failed
 from mailweir.mail.providers import known_provider
-from mailweir.mail.reply import read
+from mailweir.mail.reply import enhanced_of, read
 
 _CERTAIN = 0.8
 """Confidence of a category above which nothing else is asked."""
@@ -55,8 +55,21 @@ def _asked(reply: str, status: str | None, recipient: str | None, stage: str) ->
     return found
 
 
+_REFUSED_BY_RULE = "5.7.2"
+"""RFC 3463 3.8: the recipient does not want it."""
+
+
 def judged(failed: Failed) -> Classification:
-    """The category of a failure. Where a report's words together say nothing certain, because politeness
+    """The category of a failure. Whoever answers by a rule has a mailbox, whatever he makes it say (RFC 5429
+    2.1); only a mail system's code is believed that it has not."""
+    found = _judged(failed)
+    if failed.by_rule and found.cls is BounceClass.HARD and enhanced_of(failed.reply) is None:
+        return classify(_REFUSED_BY_RULE, stage="dsn")
+    return found
+
+
+def _judged(failed: Failed) -> Classification:
+    """Where a report's words together say nothing certain, because politeness
     stands around them, its line that does."""
     stage = _stage(failed.reply)
     found = _asked(failed.reply, failed.status, failed.recipient, stage)

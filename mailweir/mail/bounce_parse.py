@@ -29,11 +29,12 @@ from mailweir.mail.bounce_mail import (
 from mailweir.mail.bounce_signs import (
     from_machine,
     has_code,
+    is_notice,
     looks_like_bounce,
     passed_on,
     tells_failure,
 )
-from mailweir.mail.bounce_text import last_resort, parse_text
+from mailweir.mail.bounce_text import forwarded, last_resort, parse_text
 from mailweir.mail.bounce_words import inline_original
 from mailweir.mail.dsn import Failed, parse_dsn, parse_refusal
 from mailweir.mail.reply import enhanced_of
@@ -91,9 +92,9 @@ def _events(
         return [_complaint(c, digest, n, now, job_id) for n, c in enumerate(complaints)]
     failures = parse_refusal(mail) if is_receipt(mail) else parse_dsn(mail)
     if failures:
-        failures = [_completed(f, mail, original) for f in failures]
+        failures = _meant([_completed(f, mail, original) for f in failures], mail)
         return [_failure(f, digest, n, at, job_id, "dsn") for n, f in enumerate(failures)]
-    bounce = looks_like_bounce(mail) and not is_receipt(mail)
+    bounce = looks_like_bounce(mail, ours=job_id is not None) and not is_receipt(mail)
     if bounce and from_machine(mail):
         failures = parse_dsn(mail, nested=True)
         if failures:
@@ -109,8 +110,9 @@ def _events(
             or _original_recipient(mail, original or header_block(inline_original(mail)))
         )
         if failures:
+            failures = _meant(failures, mail)
             told = [_failure(f, digest, n, at, job_id, "bounce") for n, f in enumerate(failures)]
-            if passed_on(mail) and job_id is None:
+            if job_id is None and (passed_on(mail) or not is_notice(mail)):
                 return [msgspec.structs.replace(event, suppress=None) for event in told]
             return told
     return [_nothing(digest, at, job_id)]
@@ -238,7 +240,16 @@ def _completed(failed: Failed, mail: BounceMail, original: dict[str, list[str]])
     if recipient is None:
         known = addresses(mail.headers.get("x-failed-recipients", []) or original.get("to", []))
         recipient = known[0] if len(known) == 1 else received_for(original)
-    return Failed(recipient, failed.action, failed.status, reply, failed.remote_host)
+    return msgspec.structs.replace(failed, recipient=recipient, reply=reply)
+
+
+def _meant(failures: list[Failed], mail: BounceMail) -> list[Failed]:
+    """Those we mailed instead of those a host passed our mail on to."""
+    passed = forwarded(mail)
+    return [
+        msgspec.structs.replace(f, recipient=passed.get((f.recipient or "").lower(), f.recipient))
+        for f in failures
+    ]
 
 
 def _original_recipient(mail: BounceMail, original: dict[str, list[str]]) -> list[Failed]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from mailweir.mail.bounce_mail import BounceMail
-from mailweir.mail.bounce_words import report_text
+from mailweir.mail.bounce_mail import BounceMail, addresses
+from mailweir.mail.bounce_words import inline_original, report_text
 
 _SUBJECT = re.compile(
     r"undeliver|not (?:be )?deliver|non[- ]?deliver|deliver\w* (?:status|failure|failed|"
@@ -16,14 +16,14 @@ _SUBJECT = re.compile(
     r"not delivered|undeliver|bounced|"
     r"cannot|rejected|returned|subsystem)|return(?:ed|ing) (?:mail|message|to sender|e-?mail)|"
     r"\bbounce[ds]?\b|"
-    r"warning: (?:could not|message|mail)|could not send|cannot send|rejected (?:mail|message)|"
+    r"warning: (?:could not|message|mail)|could not send|cannot send|error sending|rejected (?:mail|message)|"
     r"nondeliver|mailer-daemon|"
     r"unzustellbar|nicht zugestellt|zustell\w*|unable to deliver|"
     r"non (?:remis|d[ée]livr|distribu)|[ée]chec|impossible de remettre|"
     r"no (?:se )?(?:ha )?(?:podido |pudo )?(?:entreg|envi)|devuelto|error de entrega|rebotado|"
     r"n[ãa]o (?:foi )?(?:entregue|poss[íi]vel)|devolvid|falha|"
     r"mancata consegna|non recapitabil|non consegn|recapito|"
-    r"onbestelbaar|niet (?:worden )?(?:bezorgd|afgeleverd)|"
+    r"onbestelbaar|niet (?:worden )?(?:bezorgd|bestelbaar|afgeleverd)|"
     r"niedostarcz|nie (?:zosta[łl]a?|mo[żz]na) dor[ęe]cz|zwrot|niedor[ęe]cz|"
     r"недостав|не (?:может быть )?доставлен|ошибка доставки|возвра[тщ]|"
     r"退信|无法(?:投递|送达)|投递失败|发送失败|系统退信|未送达|"
@@ -100,6 +100,7 @@ _CAME_BACK = re.compile(
 )
 """First words of a report; a subject alone, or a mail system's name alone, is also on other mail."""
 _FIRST_WORDS = 2500
+_QUOTED = re.compile(r"^[ \t]*>.*\n?", re.MULTILINE)
 _LIST = ("list-unsubscribe", "list-post", "feedback-id")
 _ANSWER = re.compile(
     r"\s*(?:re|aw|antw|sv|vs|odp|rv|res|ynt|回复|答复|返信)\s*(?:\[\d+\])?[:：]", re.IGNORECASE
@@ -110,6 +111,13 @@ _ANSWER = re.compile(
 _PASSED_ON = re.compile(
     r"\s*(?:fwd?|wg|tr|enc|doorst|vb|i|pd|转发|転送)\s*(?:\[\d+\])?[:：]", re.IGNORECASE
 )
+
+
+_TO_POSTMASTER = re.compile(
+    r"\s*(?:postfix (?:smtp|lmtp) (?:server|client): errors from|message \S{6,40} has been frozen)",
+    re.IGNORECASE,
+)
+"""What Postfix (notify_classes) and Exim (freeze_tell) tell their postmaster: nothing of ours came back."""
 
 
 def passed_on(mail: BounceMail) -> bool:
@@ -136,18 +144,65 @@ def from_machine(mail: BounceMail) -> bool:
     return bool(_MACHINE.search(author or mail.header("sender")))
 
 
-def looks_like_bounce(mail: BounceMail) -> bool:
-    """Whether a mail came back: its headers say so, or two of subject, sender and first words do."""
+def looks_like_bounce(mail: BounceMail, ours: bool = False) -> bool:
+    """Whether a mail came back: its headers say so, or two of subject, sender and first words do. What
+    comes in a person's or a program's name also has to bring what letters do not. ``ours``: it brings our
+    token, which no person writes to."""
     if "x-failed-recipients" in mail.headers or mail.report_type == "delivery-status":
         return True
     machine = from_machine(mail)
     subject = mail.header("subject")
+    if _TO_POSTMASTER.match(subject) or any(part.kind == "text/calendar" for part in mail.parts):
+        return False
     if not machine and (_ANSWER.match(subject) or any(name in mail.headers for name in _LIST)):
         return False
-    told = bool(_SUBJECT.search(subject)) or _came_from_nobody(mail)
+    told = _tells(mail)
     if machine and told:
         return True
-    return (machine or told) and bool(_CAME_BACK.search(report_text(mail)[:_FIRST_WORDS]))
+    words = report_text(mail)
+    if not machine:
+        if not told or not (ours or _brings_back(mail) or _to_return_path(mail)):
+            return False
+        words = _QUOTED.sub("", words)  # a ticket system's answer quotes what it answers
+    return bool(_CAME_BACK.search(words[:_FIRST_WORDS]))
+
+
+def is_notice(mail: BounceMail) -> bool:
+    """Whether what looks like a bounce in words is a mail system's notice for certain: its postmaster writes
+    letters, and programs write of bounces, as well."""
+    if _brings_back(mail):
+        return True
+    marked = any(name in mail.headers for name in _MARKS) or _REPLY.search(report_text(mail))
+    return from_machine(mail) and bool(marked or _tells(mail))
+
+
+_MARKS = ("auto-submitted", "x-ms-exchange-message-is-ndr", "x-ms-embedded-report", "x-dsncontext")
+"""What mail systems write on their notices: RFC 3834, Exchange."""
+_REPLY = re.compile(r"^[\s>*<|#\"'\-]{0,12}[45]\d\d[ \-]|\bsaid: {0,2}[45]\d\d", re.MULTILINE)
+"""A reply quoted as such, not mentioned in a sentence."""
+_RETURN_PATH = re.compile(
+    r"(?:[^@]{0,100}[-+._=])?(?:bounces?|returns?|errors?|verp)(?:[-+._=\d][^@]{0,100})?@|"
+    r"[^@]{1,100}-(?:admin|owner)@",
+    re.IGNORECASE,
+)
+
+
+def _to_return_path(mail: BounceMail) -> bool:
+    """Whether a mail went to what looks like a return path: people write to senders."""
+    return any(_RETURN_PATH.match(a) for a in addresses(mail.headers.get("to", [])))
+
+
+def _brings_back(mail: BounceMail) -> bool:
+    """Whether a mail brings what a mail system's notice brings and a letter, a shop's or a program's message
+    does not: a copy of the original or its null return path (RFC 5321 4.5.5)."""
+    return bool(
+        mail.original() or inline_original(mail) or mail.header("return-path").strip() == "<>"
+    )
+
+
+def _tells(mail: BounceMail) -> bool:
+    """Whether the subject says that a mail came back, or it comes from nobody with another one."""
+    return bool(_SUBJECT.search(mail.header("subject"))) or _came_from_nobody(mail)
 
 
 def _came_from_nobody(mail: BounceMail) -> bool:

@@ -244,6 +244,24 @@ def _whole(text: str) -> str:
     return _POLITE.sub("", "\n".join(coded or lines)[:4000]).strip()[:2000]
 
 
+_PASSED = re.compile(
+    r"^[ \t<]{0,8}(?P<child>[^\s<>()\"]{1,100}@[^\s<>()\"]{1,200}?)>?:?[ \t]*(?:\([^\n]{0,200})?"
+    r"(?:\n[ \t]+\((?!\w+ from)[^\n]{0,300}){0,2}\n?[ \t]*"
+    r"\((?:ultimately )?(?:generated|expanded) from:?\s*<?"
+    r"(?P<parent>[^\s<>()\"]{1,100}@[^\s<>()\"]{1,200})>?\)",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def forwarded(mail: BounceMail) -> dict[str, str]:
+    """Address, lower case -> the address it stands for, where a report says that a host passed the mail on
+    ("(generated from ...)", "(expanded from: ...)"): we mailed the second and know nothing of the first."""
+    text = report_text(mail)[:16_000]
+    if " from" not in text:
+        return {}
+    return {m["child"].lower(): m["parent"] for m in _PASSED.finditer(text)}
+
+
 def last_resort(data: bytes) -> tuple[set[str], set[str]]:
     """Temporary and permanent failures flufl.bounce finds in the beginning of a mail: some of its patterns
     take quadratic time."""

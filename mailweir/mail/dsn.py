@@ -18,6 +18,7 @@ class Failed(msgspec.Struct, frozen=True):
     status: str | None  # enhanced code
     reply: str  # the remote's words, or the reporter's, as lines
     remote_host: str | None = None
+    by_rule: bool = False  # a rule of the recipient's own refused it: the words are a person's
 
 
 _STATUS_PARTS = ("message/delivery-status", "message/global-delivery-status")
@@ -86,7 +87,7 @@ def parse_refusal(mail: BounceMail) -> list[Failed]:
             for name in ("original-recipient", "final-recipient"):
                 for value in fields.get(name, ()):
                     if recipient := recipient_of(value):
-                        return [Failed(recipient, "failed", None, text[:2000])]
+                        return [Failed(recipient, "failed", None, text[:2000], by_rule=True)]
     return []
 
 

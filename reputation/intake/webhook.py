@@ -17,6 +17,7 @@ from reputation.intake.providers.base import (
     Partly,
     Refused,
     form_fields,
+    shape,
 )
 
 __all__ = [
@@ -93,10 +94,22 @@ def handle(
             problems.append(f"item {number}: {str(error)[:80]}")
         except KeyError as error:
             problems.append(f"item {number}: no field {str(error)[:80]}")
+        except (TypeError, AttributeError):
+            problems.append(f"item {number}: {_misshapen(item)}")
         except UNREADABLE as error:
-            problems.append(f"item {number}: {type(error).__name__}: {str(error)[:80]}")
+            problems.append(f"item {number}: {str(error)[:80]}")
     wish = found.subscription(payload) if found.subscription is not None else None
     return Taken(events, problems, None if secret is None else True, once, wish)
+
+
+def _misshapen(item: Any) -> str:
+    """A sentence about an item whose values are of other kinds than the relay documents."""
+    if isinstance(item, dict) and isinstance(item.get("event"), dict):
+        item = item["event"]  # SES, as it came out of SNS
+    if not isinstance(item, dict):
+        return f"{shape(item)}, where an object was expected"
+    fields = ", ".join(f"{str(k)[:24]} {shape(v)}" for k, v in list(item.items())[:6])
+    return f"a field is of another kind than documented: {fields}"
 
 
 def _secrets(secret: str | None) -> tuple[str, ...]:
@@ -161,8 +174,11 @@ def _finite(number: str) -> float:
 
 
 def parse_headers(data: bytes) -> dict[str, str]:
-    """Headers from a file: a JSON object (values texts or lists of them), or ``Name: value`` lines."""
-    text = data.decode("utf-8", "replace").strip()
+    """Headers from a file: a JSON object (values texts or lists of them), or ``Name: value`` lines. Raises
+    :class:`BadPayload` for JSON that is no such object."""
+    text = data.decode("utf-8-sig", "replace").strip()
+    if text.startswith("["):
+        raise BadPayload("a list, where an object or 'Name: value' lines were expected")
     if text.startswith("{"):
         raw = load_json(text.encode())
         return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from console.cli import build
+from mailweir.contracts.policy import Policy, Source
 from mailweir.contracts.snapshot import PathState, Snapshot
 from mailweir.plumbing.database import Database, migrate
 from mailweir.plumbing.settings import load
-from reputation import publisher
+from reputation import history, publisher
+from reputation.policy.book import Book, PathKey, Tried
 from reputation.policy.states import State
 
 OK, FAILED, USAGE, NOT_FOUND, REFUSED = 0, 1, 2, 3, 4
@@ -124,3 +127,22 @@ def test_seeds_are_kept(run: Run, spool: Database, tmp_path: Path) -> None:
     answer = run("reputation", "seeds", results, "-o", "json")
     assert answer.exit_code == OK, answer.output
     assert "0.5" in answer.stdout
+    with spool.write() as conn:
+        paths = {"s|gmail|bulk": PathState(), "s|yahoo|bulk": PathState()}
+        publisher.store(conn, Snapshot(1, 5.0, 1, paths))
+    shown = said(run("reputation", "show", "-o", "json"), OK)["paths"]
+    assert [(p["provider"], p["inbox"]) for p in shown] == [("gmail", 0.5), ("yahoo", None)]
+    assert shown[0]["inbox_tested_at"] == pytest.approx(time.time(), abs=60)
+
+
+def test_warmup_status_tells_where_a_source_stands(run: Run, spool: Database) -> None:
+    book = Book(Policy(sources={"new": Source("new", warm=False)}))
+    now = time.time()
+    key = PathKey("new", "gmail", "marketing")
+    for _ in range(30):
+        book.tried(Tried(now, key, 1, "sent", None, None, 0.1))
+    with spool.write() as conn:
+        history.save(conn, book, now)
+    rows = said(run("warmup", "status", "-o", "json"), OK)
+    (row,) = [row for row in rows if (row["source"], row["provider"]) == ("new", "gmail")]
+    assert (row["cap_day"], row["used_today"], row["earned_days"]) == (50, 30, 1)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import prometheus_client
 import pytest
 import redis
 
@@ -72,6 +73,11 @@ def in_force(client: redis.Redis) -> Snapshot:
     return msgspec.json.decode(body, type=Snapshot)
 
 
+def told(metric: str, **labels: str) -> float | None:
+    """What an alert rule would see (deploy/prometheus)."""
+    return prometheus_client.REGISTRY.get_sample_value(metric, labels)
+
+
 def rows(n: int, at: float, **fields: object) -> list[dict[str, object]]:
     base = new_id()
     return [attempt_row(base + i, id=base + i, at=at + i * 0.01, **fields) for i in range(n)]
@@ -96,6 +102,16 @@ def test_bad_source_leaves_rotation_and_peers_stay(
     assert redis_clean.get(keys.SNAPSHOT_VERSION) == str(snapshot.version).encode()
     with database.read() as conn:
         assert publisher.last(conn) == snapshot
+    s1 = {"source": "s1", "provider": "gmail", "bucket": "marketing"}
+    assert told("mailweir_path_out", **s1) == 1.0
+    assert told("mailweir_path_slowed", **s1) == 0.0
+    assert told("mailweir_path_out", **s1 | {"source": "s2"}) == 0.0
+    assert told("mailweir_reputation_lag_seconds") == 0.0  # nothing waits
+    redis_clean.set(keys.leader("reputation"), "another")
+    m._next_lease = 0.0
+    m.step(0.0)
+    assert told("mailweir_reputation_leader") == 0.0
+    assert told("mailweir_path_out", **s1) is None  # what it was is the new leader's to say
     m.stop()
 
 

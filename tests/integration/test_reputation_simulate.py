@@ -1,23 +1,29 @@
-"""The scenarios of examples/reputation, run as users run them."""
+"""The scenarios of examples/reputation, run as users run them, and what docs/reputation.md shows of them."""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from reputation import simulate_detection
 from reputation.simulate import BadScenario, Result, daily, load, run
+from reputation.simulate_plot import draw
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "reputation"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples" / "reputation"
+PAGE = (ROOT / "docs" / "reputation.md").read_text()
 
 
-def simulated(name: str, **changes: object) -> Result:
-    return run(msgspec.structs.replace(load((EXAMPLES / name).read_text()), **changes))
+@cache
+def simulated(name: str) -> Result:
+    return run(load((EXAMPLES / name).read_text()))
 
 
 def test_six_week_warmup_reaches_20000_in_week_5() -> None:
-    result = simulated("warmup.yaml", days=36)
+    result = simulated("warmup.yaml")
     new = {row["day"]: row for row in daily(result) if row["source"] == "new"}
     assert new[1]["volume"] == 50
     reached = next(day for day, row in new.items() if row["volume"] >= 20_000)
@@ -28,7 +34,7 @@ def test_six_week_warmup_reaches_20000_in_week_5() -> None:
 
 
 def test_bad_list_halves_the_cap_and_it_recovers() -> None:
-    result = simulated("bad-list.yaml", days=32)
+    result = simulated("bad-list.yaml")
     new = {row["day"]: row for row in daily(result) if row["source"] == "new"}
     before = new[24]["cap"]
     assert new[26]["cap"] <= before * 0.65
@@ -40,7 +46,7 @@ def test_bad_list_halves_the_cap_and_it_recovers() -> None:
 
 
 def test_flagged_source_follows_the_row() -> None:
-    result = simulated("flagged-source.yaml", days=2.2)
+    result = simulated("flagged-source.yaml")
     path = [m for m in result.moves if m[1].startswith("s1|outlook")]
     assert 0.5 < path[0][0] < 0.5 + 45 / 1440
     assert path[0][2] == "suspended"
@@ -62,7 +68,35 @@ def test_an_outage_of_the_provider_moves_nobody() -> None:
 
 
 def test_same_seed_same_result() -> None:
-    assert simulated("flagged-source.yaml", days=0.1) == simulated("flagged-source.yaml", days=0.1)
+    scenario = msgspec.structs.replace(
+        load((EXAMPLES / "flagged-source.yaml").read_text()), days=0.1
+    )
+    assert run(scenario) == run(scenario)
+
+
+@pytest.mark.parametrize("name", ["warmup", "bad-list", "flagged-source", "provider-outage"])
+def test_the_pages_plots_are_what_the_command_draws_today(name: str, tmp_path: Path) -> None:
+    assert f"images/{name}.svg" in PAGE
+    draw(simulated(f"{name}.yaml"), tmp_path / "plot.svg")
+    told = f"run: mailweir reputation simulate examples/reputation/{name}.yaml --plot docs/images/{name}.svg"
+    # not compared by ==, whose difference of two drawings takes minutes to print
+    same = (tmp_path / "plot.svg").read_bytes() == (ROOT / f"docs/images/{name}.svg").read_bytes()
+    assert same, told
+
+
+def test_the_pages_figures_of_the_warmup_are_the_commands() -> None:
+    result = simulated("warmup.yaml")
+    assert (result.waiting, result.cap_exceeded) == (0, 0)
+    assert f"{result.sent:,} jobs sent, no cap exceeded, none waiting" in PAGE
+
+
+def test_the_pages_figures_of_the_detectors_are_the_commands(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    simulate_detection.main()
+    printed = capsys.readouterr().out.strip()
+    assert len(printed.splitlines()) > 40
+    assert printed in PAGE, "stale; run: python -m reputation.simulate_detection"
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,20 @@ class Partly(Exception):
 MAX_RECIPIENTS = 1000
 """Of one item; no relay takes a mail to so many."""
 
+_SHAPES = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    bool: "true or false",
+    type(None): "null",
+}
+
+
+def shape(item: Any) -> str:
+    """What a JSON value is, in the words of its documentation."""
+    return _SHAPES.get(type(item), "a number")
+
+
 UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What reading an item raises that is not as documented."""
 
@@ -190,6 +204,11 @@ def event_id(provider: str, *parts: object) -> str:
     if len(key) <= 200 and key.isascii() and key.isprintable():
         return key
     return f"{provider}:{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()}"
+
+
+def digest(item: Any) -> str:
+    """Names an event that brings no id of its own by what it says."""
+    return hashlib.sha256(msgspec.json.encode(item, order="deterministic")).hexdigest()[:32]
 
 
 _TYPED = re.compile(r"\s*(?:smtp|x-[\w-]{1,30})\s*;\s*", re.IGNORECASE)

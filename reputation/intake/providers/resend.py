@@ -20,6 +20,7 @@ from reputation.intake.providers.base import (
     Webhook,
     address,
     check_time,
+    digest,
     event_id,
     judged,
     message_ids,
@@ -89,6 +90,7 @@ def read(item: Any, call: Call) -> list[Feedback]:
         return []  # domains, contacts, incoming mail
     at, tags = moment(item.get("created_at"), call.now)
     ident = call.header("svix-id") or call.header("webhook-id") or data.get("email_id")
+    ident = ident or digest(item)
     bounce = data.get("bounce") or {}
     found: list[Feedback] = []
     to = data["to"]

@@ -18,6 +18,7 @@ from reputation.intake.providers.base import (
     Partly,
     Webhook,
     address,
+    digest,
     event_id,
     judged,
     message_ids,
@@ -98,7 +99,7 @@ def read(item: Any, call: Call) -> list[Feedback]:
     key = _DETAIL.get(str(kind), str(kind).lower())
     detail = event.get(key) or {}
     at, tags = moment(detail.get("timestamp") or mail.get("timestamp"), call.now)
-    ident = item["id"] or detail.get("feedbackId") or mail.get("messageId")
+    ident = item["id"] or detail.get("feedbackId") or mail.get("messageId") or digest(event)
     common = Feedback(
         event_id="",
         type=event_type,

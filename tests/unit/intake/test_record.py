@@ -307,7 +307,21 @@ def test_webhook_command(tmp_path):
     refused = run(*webhook, "--secret-file", str(secret))
     assert refused.returncode == 4
     assert b"signature" in refused.stderr
+    secret.write_text("\n")
+    assert run(*webhook, "--secret-file", str(secret)).returncode == 4  # no secret is no leave
     assert run("webhook", "--provider", "nobody", "--body", str(body)).returncode == 2
+    headers = tmp_path / "headers"
+    for odd in ("{bad", '["a"]'):
+        headers.write_text(odd)
+        said = run(*webhook, "--headers", str(headers))
+        assert (said.returncode, b"holds no headers" in said.stderr) == (2, True)
+        assert b"Traceback" not in said.stderr
+    body.write_text('{"signature": {}, "event-data": {"event": "stored"}}')
+    quiet = run(*webhook)
+    assert json.loads(quiet.stdout) == []
+    assert b"nothing in it says what became of a mail" in quiet.stderr
+    body.write_text("not json")
+    assert run(*webhook).returncode == 1
     assert run("parse", "/nonexistent").returncode == 3
     parsed = run("parse", str(DSN / "qmail.eml"))
     assert json.loads(parsed.stdout)[0]["class"] == "hard"

@@ -509,3 +509,41 @@ def test_documented_odd_forms(provider, payload, want):
     assert not taken.problems
     got = [(e.type, e.suppress.scope if e.suppress else None) for e in taken.events]
     assert got == want
+
+
+@pytest.mark.parametrize(
+    ("provider", "body", "words"),
+    [
+        ("ses", {"notificationType": "Bounce", "bounce": [1], "mail": {}}, "bounce a list"),
+        ("sendgrid", [[1, 2]], "a list, where an object was expected"),
+        ("postmark", None, "null, where an object was expected"),
+        ("resend", {"type": "email.complained", "data": []}, "data a list"),
+        (
+            "sparkpost",
+            [{"msys": {"message_event": {"type": "delivery", "rcpt_to": 7}}}],
+            "no recipient",
+        ),
+        ("mailjet", "bounce", "a text, where an object was expected"),
+    ],
+)
+def test_what_is_of_another_shape_is_said_in_words_of_json(provider, body, words):
+    taken = handle(provider, {}, json.dumps(body).encode(), secret=None, now=NOW)
+    assert taken.events == []
+    assert words in taken.problems[0]
+    assert "Error" not in taken.problems[0]
+
+
+@pytest.mark.parametrize("provider", ["ses", "resend"])
+def test_two_events_without_an_id_are_two(provider):
+    def named(address: str) -> str:
+        body = {
+            "ses": {
+                "notificationType": "Complaint",
+                "complaint": {"complainedRecipients": [{"emailAddress": address}]},
+            },
+            "resend": {"type": "email.complained", "data": {"to": [address]}},
+        }[provider]
+        taken = handle(provider, {}, json.dumps(body).encode(), secret=None, now=NOW)
+        return taken.events[0].event_id
+
+    assert named("a@example.net") == named("a@example.net") != named("b@example.net")
