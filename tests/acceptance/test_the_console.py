@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -14,12 +16,13 @@ from tests.acceptance.house import House, house
 PAGES = ("/", "/messages", "/paths", "/pauses", "/policy")
 
 
-def inside(home: House) -> httpx.Client:
+@contextmanager
+def inside(home: House) -> Iterator[httpx.Client]:
     """A visitor who knows the password."""
-    visitor = httpx.Client(base_url=f"http://127.0.0.1:{home.port}", timeout=30)
-    password = (home.data / "console.password").read_text().strip()
-    assert visitor.post("/login", data={"password": password}).status_code == 303
-    return visitor
+    with httpx.Client(base_url=f"http://127.0.0.1:{home.port}", timeout=30) as visitor:
+        password = (home.data / "console.password").read_text().strip()
+        assert visitor.post("/login", data={"password": password}).status_code == 303
+        yield visitor
 
 
 def shown(visitor: httpx.Client, path: str) -> str:
@@ -39,11 +42,12 @@ def form(visitor: httpx.Client, path: str, **fields: str) -> httpx.Response:
 
 def test_the_console(tmp_path: Path) -> None:
     with house(tmp_path) as home:
-        stranger = httpx.Client(base_url=f"http://127.0.0.1:{home.port}")
-        for path in PAGES:
-            assert stranger.get(path).headers["Location"] == "/login"
-        assert stranger.post("/login", data={"password": "guess"}).status_code == 403
-        assert stranger.post("/pause", data={"subject": "bucket:bulk"}).status_code == 303
+        with httpx.Client(base_url=f"http://127.0.0.1:{home.port}", timeout=30) as stranger:
+            for path in PAGES:
+                assert stranger.get(path).headers["Location"] == "/login"
+            assert stranger.post("/login", data={"password": "guess"}).status_code == 403
+            refused = stranger.post("/pause", data={"subject": "bucket:bulk"})
+            assert refused.headers["Location"] == "/login"
 
         with inside(home) as visitor:
             for path in PAGES:
