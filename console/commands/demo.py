@@ -64,8 +64,8 @@ def demo(
             cleanup.close()
             write(found, summary)
             _say("\n" + readable(found) + f"\n\n  figures in {summary}")
-            if keep and not stopping:
-                _say(run.stack.where_to_look())
+            if keep and not stopping:  # gmail.com is one of the simulated providers here
+                _say(run.stack.where_to_look("someone@gmail.com"))
                 run.stack.supervisor.run(lambda: stopping)
         except (DemoError, StackError, AlreadyRunning, SimulatorError) as error:
             fail(f"demo: {error}", Exit.FAILURE)
