@@ -419,7 +419,8 @@ ATTEMPTS_COUNT = _both(
 )
 ATTEMPTS_BY_RECIPIENT = _both(
     "SELECT j.recipient_key, a.at FROM attempts AS a JOIN jobs AS j ON j.id = a.job_id "
-    "WHERE a.at >= ? ORDER BY a.at"
+    "WHERE a.at >= ? UNION ALL SELECT recipient_key, ? FROM jobs "
+    "WHERE chunk_id IS NOT NULL AND state IN ('dispatched', 'sending')"
 )
 
 # --- pruning ------------------------------------------------------------------------------------
