@@ -72,19 +72,23 @@ def killed_in_the_middle(home: House, process: str) -> set[str]:
     return sending
 
 
+def uncertain_after_a_kill(home: House) -> set[str]:
+    """The uncertain jobs of a killed worker, few enough: those out whose result was not recorded, which are a
+    mail of each session and the results on their way into the spool (a bucket that resends what is uncertain
+    sends these twice, and no others); and those marked whose content never came, one of a session."""
+    doubtful = jobs_in(home, "uncertain")
+    out = doubtful & {record["ref"] for record in home.witness()}
+    print(f"uncertain {len(doubtful)}, of which out {len(out)}")
+    assert len(out) <= SESSIONS + UNWRITTEN
+    assert len(doubtful - out) <= SESSIONS
+    return doubtful
+
+
 @pytest.mark.timeout(300)
 def test_a_worker_killed(tmp_path: Path) -> None:
     with house(tmp_path, env={"MAILWEIR_WORKER__UNWRITTEN": str(UNWRITTEN)}) as home:
         sending = killed_in_the_middle(home, WORKER)
-        doubtful = jobs_in(home, "uncertain")
-        out = doubtful & {record["ref"] for record in home.witness()}
-        print(f"sending {len(sending)}, uncertain {len(doubtful)}, of which out {len(out)}")
-        assert doubtful <= sending
-        # out, and their result not recorded: a mail of each session, and the results on their way
-        # into the spool. A bucket that resends what is uncertain sends these twice, and no others.
-        assert len(out) <= SESSIONS + UNWRITTEN
-        # marked when their commands were written, and their content never came: one of a session
-        assert len(doubtful - out) <= SESSIONS
+        assert uncertain_after_a_kill(home) <= sending
 
 
 @pytest.mark.timeout(300)

@@ -1,4 +1,4 @@
-"""The console in a running house: every page behind its password, one job's whole story, a pause and its end."""
+"""The console in a running house: every page behind its password, a job's whole story, a pause and its end."""
 
 from __future__ import annotations
 
