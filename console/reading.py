@@ -284,8 +284,8 @@ class Reader:
                 {
                     "at": attempt.at,
                     "what": attempt.outcome,
-                    "text": f"attempt {attempt.number} by {attempt.source} to {attempt.host}: "
-                    f"{attempt.reply or attempt.stage}",
+                    "text": f"attempt {attempt.number} by {attempt.source}"
+                    f"{attempt.host and f' to {attempt.host}'}: {attempt.reply or attempt.stage}",
                     "category": attempt.category,
                     "stage": attempt.stage,
                     "layer": attempt.layer,
