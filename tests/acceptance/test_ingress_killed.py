@@ -1,4 +1,4 @@
-"""The ingress consumer of a running house dies with a message in its hands, 20 times: every one arrives, once."""
+"""The ingress consumer of a running house dies with a message in its hands, 20 times: each arrives, once."""
 
 from __future__ import annotations
 
