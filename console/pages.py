@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -52,6 +53,9 @@ class Pages:
         self._env = Environment(
             loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined
         )
+        self._env.filters["json"] = lambda data: msgspec.json.format(
+            msgspec.json.encode(data)
+        ).decode()
         self._env.filters["time"] = _time
         self._env.filters["id"] = format_id
         self._env.filters["mask"] = mask_address

@@ -265,7 +265,7 @@ class Reader:
             {"at": job.accepted_at, "what": "accepted", "text": f"bucket {job.bucket}"}
         ]
         for row in self.spool.decisions_of(job.id):
-            to = f"{row.pool}/{row.source} in {row.queue}" if row.outcome == "routed" else ""
+            to = f"{row.pool}/{row.source} in {row.queue}:" if row.outcome == "routed" else ""
             body = msgspec.json.decode(row.body) if row.body else None
             before = (body or {}).get("job", {}).get("reason")
             entries.append(

@@ -62,6 +62,8 @@ def test_the_console(tmp_path: Path) -> None:
             for word in ("accepted", "routed", "deferred", "451", "RCPT TO:<j***@gmail.com>"):
                 assert word in story
             assert "jane@" not in story
+            assert '"outcome": "routed"' in story
+            assert "\\u00" not in story, "escaped twice"
             assert "550" in shown(visitor, f"/jobs/{unknown}")
             assert visitor.get("/jobs/none").status_code == 404
             found = shown(visitor, "/messages?state=bounced")
