@@ -30,6 +30,8 @@ READY_WITHIN = 60.0  # real seconds until every process must have started once
 def typed() -> str:
     """How the reader called this command, and may again from the same directory."""
     called = sys.argv[0]
+    if called.endswith("__main__.py"):
+        return f"{shlex.quote(sys.executable)} -m {Path(called).parent.name}"
     return "mailweir" if shutil.which("mailweir") == os.path.abspath(called) else called
 
 
@@ -119,7 +121,7 @@ class Stack:
                 "  try, in another terminal:",
                 *([f"    export MAILWEIR_DATA={shlex.quote(str(self.data))}"] if elsewhere else []),
                 f"    {command} send -f you@example.com -t {recipient} -s Hello --text hi",
-                f"    {command} trace JOB    (the id that send printed)",
+                f"    {command} trace JOB    # an id that send printed",
                 f"    {command} status; {command} queues",
                 "  Ctrl-C stops it.",
                 "",

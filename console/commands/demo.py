@@ -67,6 +67,7 @@ def demo(
             if keep and not stopping:  # gmail.com is one of the simulated providers here
                 _say(run.stack.where_to_look("someone@gmail.com"))
                 run.stack.supervisor.run(lambda: stopping)
+                _say("stopping: workers end their conversations first (at most 30 s)")
         except (DemoError, StackError, AlreadyRunning, SimulatorError) as error:
             fail(f"demo: {error}", Exit.FAILURE)
         finally:
