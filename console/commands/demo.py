@@ -133,4 +133,4 @@ def _done(now: Progress) -> int:
 
 def _counts(now: Progress) -> str:
     said = ", ".join(f"{count} {state}" for state, count in sorted(now.counts.items()))
-    return f"{said}{'; ' + now.note if now.note else ''}"
+    return f"{said or 'nothing accepted yet'}{'; ' + now.note if now.note else ''}"
