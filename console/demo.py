@@ -8,12 +8,11 @@ says beside what the providers recorded. Policy time runs faster, so that retrie
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,9 +86,6 @@ class Demo:
 
     def _start(self, cancelled: Callable[[], bool]) -> None:
         now = time.time()
-        os.environ["MAILWEIR_CLOCK__ORIGIN"] = repr(now)
-        os.environ["MAILWEIR_CLOCK__RATE"] = repr(RATE)
-        os.environ["MAILWEIR_SMTP__ALLOW_PRIVATE"] = "true"
         folder = self.data / "simulator"
         self.say("starting simulated providers: gmail, outlook, yahoo, a generic one, a smarthost")
         simulator = Spec(
@@ -108,13 +104,14 @@ class Demo:
             smtp_port=free_port(),
             say=self.say,
             first=[simulator],
-            before=lambda: self._configure(folder, cancelled),
+            before=lambda: self._configure(folder, now, cancelled),
         )
         self.say(f"starting the embedded stack in {self.data}")
         self.stack.start(cancelled)
 
-    def _configure(self, folder: Path, cancelled: Callable[[], bool]) -> None:
-        """When the providers listen: their addresses as static MX map, the smarthost's port in the policy."""
+    def _configure(self, folder: Path, now: float, cancelled: Callable[[], bool]) -> None:
+        """When the providers listen: settings in the data directory, where commands beside the demo find
+        them too, with the providers' addresses as static MX map; the smarthost's port in the policy."""
         path = folder / "mx_map.json"
         deadline = time.monotonic() + 30
         while not path.exists() and not cancelled():
@@ -122,11 +119,10 @@ class Demo:
                 raise DemoError(f"the simulator did not start; see {self.data / 'logs'}")
             time.sleep(0.05)
         mx_map = json.loads(path.read_text())
-        os.environ["MAILWEIR_DNS__MX_MAP"] = json.dumps(mx_map)
         port = mx_map["relay.example"][0].rpartition(":")[2]
         policy = self.data / "policy.yaml"
         policy.write_text((EXAMPLES / "policy-demo.yaml").read_text().replace("RELAY_PORT", port))
-        os.environ["MAILWEIR_POLICY"] = str(policy)
+        (self.data / "mailweir.toml").write_text(settings_toml(policy, now, mx_map))
 
     # --- mail
 
@@ -265,6 +261,21 @@ class Demo:
             failing_domains=DOMAINS[FAILING],
             clock_rate=RATE,
         )
+
+
+def settings_toml(policy: Path, now: float, mx_map: Mapping[str, Sequence[str]]) -> str:
+    """The demo's settings: what JSON calls a string or a list of them, TOML does too."""
+    lines = [
+        f"policy = {json.dumps(str(policy))}",
+        "[clock]",
+        f"origin = {now!r}",
+        f"rate = {RATE!r}",
+        "[smtp]",
+        "allow_private = true",
+        "[dns.mx_map]",
+        *(f"{json.dumps(domain)} = {json.dumps(hosts)}" for domain, hosts in mx_map.items()),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def open_db(stack: Stack) -> _Closing:

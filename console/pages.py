@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -19,7 +20,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from console.operate import Operator
+from console.operate import BadSubject, Operator
 from console.reading import Reader
 from console.session import COOKIE, Sessions
 from mailweir.contracts.ids import InvalidId, format_id, parse_id
@@ -37,6 +38,7 @@ HEADERS = {
 }
 
 MAX_FORM = 8192  # bytes; no form of ours is larger
+LONGEST_PAUSE = 30 * 1440  # minutes
 
 Page = Callable[[Request], Awaitable[Response]]
 
@@ -51,6 +53,9 @@ class Pages:
         self._env = Environment(
             loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined
         )
+        self._env.filters["json"] = lambda data: msgspec.json.format(
+            msgspec.json.encode(data)
+        ).decode()
         self._env.filters["time"] = _time
         self._env.filters["id"] = format_id
         self._env.filters["mask"] = mask_address
@@ -67,6 +72,7 @@ class Pages:
             Route("/jobs/{job}", guard(self.job)),
             Route("/paths", guard(self.paths)),
             Route("/policy", guard(self.policy)),
+            Route("/pauses", guard(self.pauses)),
             Route("/pause", guard(self.pause), methods=["POST"]),
             Route("/resume", guard(self.resume), methods=["POST"]),
             Mount("/static", StaticFiles(directory=HERE / "static")),
@@ -130,26 +136,42 @@ class Pages:
 
     # --- actions
 
+    async def pauses(self, request: Request) -> Response:
+        """What is paused, and the form for more: a page that does not refresh what is being typed."""
+        return await self._pauses(request, {}, "")
+
     async def pause(self, request: Request) -> Response:
         """Pause a bucket, pool, source, provider or tenant, with a reason and an end."""
         form = await _form(request)
-        minutes = form.get("minutes") or "60"
-        if not minutes.isdigit():
-            minutes = "60"
-        await run_in_threadpool(
-            self._operator.pause,
-            form.get("subject") or "",
-            float(minutes) * 60,
-            "console",
-            form.get("reason") or "",
-        )
-        return RedirectResponse("/", 303)
+        minutes, reason = form.get("minutes", ""), form.get("reason", "").strip()
+        if not (minutes.isdecimal() and 0 < float(minutes) <= LONGEST_PAUSE):
+            return await self._pauses(request, form, f"minutes: 1 to {LONGEST_PAUSE}")
+        if not reason:
+            return await self._pauses(request, form, "say why: others will ask")
+        seconds = float(minutes) * 60
+        try:
+            await run_in_threadpool(
+                self._operator.pause, form.get("subject", "").strip(), seconds, "console", reason
+            )
+        except BadSubject as bad:
+            return await self._pauses(request, form, str(bad))
+        return RedirectResponse("/pauses", 303)
 
     async def resume(self, request: Request) -> Response:
         """End a pause."""
         form = await _form(request)
-        await run_in_threadpool(self._operator.resume, form.get("subject") or "", "console")
-        return RedirectResponse("/", 303)
+        try:
+            await run_in_threadpool(self._operator.resume, form.get("subject", ""), "console")
+        except BadSubject as bad:
+            return await self._pauses(request, {}, str(bad))
+        return RedirectResponse("/pauses", 303)
+
+    async def _pauses(self, request: Request, wish: dict[str, str], error: str) -> Response:
+        pauses = await run_in_threadpool(self._operator.overrides)
+        status = 422 if error else 200
+        return self._page(
+            request, "pauses.html", status_code=status, pauses=pauses, wish=wish, error=error
+        )
 
     # --- who is there
 

@@ -269,7 +269,7 @@ class Reader:
             {"at": job.accepted_at, "what": "accepted", "text": f"bucket {job.bucket}"}
         ]
         for row in self.spool.decisions_of(job.id):
-            to = f"{row.pool}/{row.source} in {row.queue}" if row.outcome == "routed" else ""
+            to = f"{row.pool}/{row.source} in {row.queue}:" if row.outcome == "routed" else ""
             body = msgspec.json.decode(row.body) if row.body else None
             before = (body or {}).get("job", {}).get("reason")
             entries.append(
@@ -288,8 +288,8 @@ class Reader:
                 {
                     "at": attempt.at,
                     "what": attempt.outcome,
-                    "text": f"attempt {attempt.number} by {attempt.source} to {attempt.host}: "
-                    f"{attempt.reply or attempt.stage}",
+                    "text": f"attempt {attempt.number} by {attempt.source}"
+                    f"{attempt.host and f' to {attempt.host}'}: {attempt.reply or attempt.stage}",
                     "category": attempt.category,
                     "stage": attempt.stage,
                     "layer": attempt.layer,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +25,14 @@ from console.supervisor import Supervisor
 from mailweir.plumbing.settings import Settings
 
 READY_WITHIN = 60.0  # real seconds until every process must have started once
+
+
+def typed() -> str:
+    """How the reader called this command, and may again from the same directory."""
+    called = sys.argv[0]
+    if called.endswith("__main__.py"):
+        return f"{shlex.quote(sys.executable)} -m {Path(called).parent.name}"
+    return "mailweir" if shutil.which("mailweir") == os.path.abspath(called) else called
 
 
 class StackError(Exception):
@@ -88,9 +100,11 @@ class Stack:
         (self.data / "url").unlink(missing_ok=True)
         return self.supervisor.stop(last=(STATE_SERVER,))
 
-    def where_to_look(self) -> str:
-        """What a person who just started it wants to know."""
+    def where_to_look(self, recipient: str = "someone@example.net") -> str:
+        """What a person who just started it wants to know; ``recipient`` is named in the example."""
         flower = self.settings.flower
+        command = typed()
+        elsewhere = self.data != Path("data").resolve()
         return "\n".join(
             (
                 "",
@@ -104,8 +118,11 @@ class Stack:
                 f"  API key              in {self.data / 'api.key'}",
                 f"  logs                 {self.data / 'logs'}",
                 "",
-                "  try:  mailweir send -f you@example.com -t someone@example.net -s Hello --text hi",
-                "        mailweir status; mailweir queues; mailweir trace JOB",
+                "  try, in another terminal:",
+                *([f"    export MAILWEIR_DATA={shlex.quote(str(self.data))}"] if elsewhere else []),
+                f"    {command} send -f you@example.com -t {recipient} -s Hello --text hi",
+                f"    {command} trace JOB    # an id that send printed",
+                f"    {command} status; {command} queues",
                 "  Ctrl-C stops it.",
                 "",
             )

@@ -21,7 +21,7 @@ import prometheus_client
 import structlog
 
 from mailweir.contracts.credential import ApiKey
-from mailweir.contracts.ids import new_ids
+from mailweir.contracts.ids import format_id, new_ids
 from mailweir.contracts.job import Accepted, NewMessage
 from mailweir.contracts.submit import SubmitRequest
 from mailweir.plumbing.clock import Clock
@@ -200,7 +200,11 @@ class Reception:
             if wanted is not None:
                 stored = self._templates.get(key.tenant, wanted)
             now = self._clock.now()
-            return build(request, key, now, self.rules, ids=new_ids, stored=stored)
+            built = build(request, key, now, self.rules, ids=new_ids, stored=stored)
+            if built.message and built.dropped:
+                names = ", ".join(dict.fromkeys(built.dropped))
+                log.info("headers dropped", names=names, message=format_id(built.message.id))
+            return built
         except Refusal as refusal:
             _REFUSED.labels(refusal.code).inc()
             raise

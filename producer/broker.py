@@ -72,7 +72,11 @@ class BrokerClient:
         except ImportError:
             raise ConfigurationError("install mailweir-client[broker]") from None
         self._redis = url.startswith(("redis", "rediss"))
-        options: dict[str, Any] = {"confirm_publish": True}
+        options: dict[str, Any] = {
+            "confirm_publish": True,
+            "read_timeout": timeout,  # a broker that stands still must not hold the service
+            "write_timeout": timeout,
+        }
         if self._redis:
             options = {
                 "global_keyprefix": PREFIX,

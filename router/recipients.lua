@@ -1,17 +1,22 @@
 -- reserve(keys, arguments) -> {now, index, wait, index, wait, ...}
 --
 -- Places for jobs to recipients, all under one limit: for each key whose job must wait, its index and the
--- policy seconds until it may go, or -1: too many are held already. The twin of
--- router/policy/recipients.py.
+-- policy seconds until it may go, or -1: too many are held already. Nothing at all while the places of
+-- this Redis' life were not recounted. The twin of router/policy/recipients.py.
 --
--- KEYS[i]  string: "job time job time ...", the earliest first, of one recipient (keyed hash)
+-- KEYS[1] epoch      string: id of this Redis' life
+-- KEYS[2] recounted  string: epoch the places were recounted for
+-- KEYS[2 + i]        string: "job time job time ...", the earliest first, of one recipient (keyed hash)
 --
 -- ARGV[1], ARGV[2] origin, rate: policy time = origin + (real - origin) * rate
 -- ARGV[3] limit, ARGV[4] per: at most so many in any span of so many policy seconds
 -- ARGV[5] most held
--- ARGV[5 + i]  the job that asks for KEYS[i]
+-- ARGV[5 + i]  the job that asks for KEYS[2 + i]
 
 local KEEP = 30 * 86400 * 1000  -- real milliseconds a key is kept at most
+
+local epoch = redis.call('GET', KEYS[1])
+if not epoch or redis.call('GET', KEYS[2]) ~= epoch then return {} end
 
 local time = redis.call('TIME')
 local real = tonumber(time[1]) + tonumber(time[2]) / 1000000
@@ -26,8 +31,8 @@ local function ttl(until_) return math.min(math.ceil((until_ - now) / rate * 100
 local at_once, short = ' ' .. text(now), ttl(now + per)
 local answer = { text(now) }
 
-for i, key in ipairs(KEYS) do
-  local job = ARGV[5 + i]
+for i = 1, #KEYS - 2 do
+  local key, job = KEYS[2 + i], ARGV[5 + i]
   local stored = redis.call('GET', key)
   if not stored and limit > 0 then
     redis.call('SET', key, job .. at_once, 'PX', short)

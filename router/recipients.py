@@ -1,12 +1,12 @@
 """The per-recipient limit (S21): at most so many jobs to one address in a span, over all routers.
 
 Redis holds keyed hashes, never addresses. One call reserves places for a whole batch. A new epoch (lost
-Redis) is recounted from the attempts of the last hour before anything is let through.
+Redis) is recounted from the attempts of the last hour, and what is on its way, before anything is let
+through: the script that reserves looks.
 """
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ COUNTED = 3600.0
 KEPT = 30 * 86_400_000
 """Real milliseconds a recipient's places are kept at most."""
 
-TRUST = 1.0  # real seconds between two looks whether this is still the same Redis
+TRIES = 3  # recounts in a row, before a Redis that loses its state again and again counts as away
 
 log = structlog.get_logger(__name__)
 _SCRIPT = Path(__file__).with_name("recipients.lua").read_text()
@@ -67,11 +67,11 @@ class RecipientLimit:
         client: redis.Redis,
         clock: Clock,
         secret: bytes,
-        recent: Callable[[float], dict[str, list[float]]],
+        recent: Callable[[float, float], dict[str, list[float]]],
     ) -> None:
-        """``recent(since)``: times of attempts by recipient key, from the spool."""
+        """``recent(since, now)``: times of attempts by recipient key, from the spool; what is on its way
+        counts as made ``now``."""
         self._recent = recent
-        self._trusted_until = 0.0
         self._redis = client
         self._clock = clock
         self._secret = secret
@@ -83,54 +83,47 @@ class RecipientLimit:
 
     def reserve(self, wants: Sequence[Want]) -> list[Place]:
         """A place for each. Raises ``redis.exceptions.RedisError`` when Redis is away."""
-        if not wants:
-            return []
-        self._ensure()
         alike: dict[Throttle, list[int]] = defaultdict(list)
         for number, want in enumerate(wants):
             alike[want.limit].append(number)
         found = [AT_ONCE] * len(wants)
         for limit, numbers in alike.items():
-            some = [wants[number] for number in numbers]
-            answer = cast(
-                list[Any],
-                self._script(
-                    keys=[self.key(want.recipient_key) for want in some],
-                    args=[
-                        *self._clock.lua_args,
-                        limit.count,
-                        limit.per,
-                        MOST_HELD,
-                        *(want.job_id for want in some),
-                    ],
-                ),
-            )
+            answer = self._ask(limit, [wants[number] for number in numbers])
             for index, wait in zip(answer[1::2], answer[2::2], strict=True):
                 seconds = float(wait)
                 found[numbers[index - 1]] = Place(max(0.0, seconds), seconds == REFUSED)
         return found
 
-    def _ensure(self) -> None:
-        """Recount once where Redis lost its state: nothing is granted on counts that are gone."""
-        if time.monotonic() < self._trusted_until:
-            return
-        epoch, ready = cast(list[bytes | None], self._redis.mget(keys.EPOCH, keys.RECIPIENTS_READY))
-        if epoch is None:
-            raise EpochLost("no epoch yet: a worker begins one")
-        if epoch != ready:
+    def _ask(self, limit: Throttle, wants: Sequence[Want]) -> list[Any]:
+        """The script's answer; where this Redis lost its state, after a recount."""
+        names = [keys.EPOCH, keys.RECIPIENTS_READY]
+        names += [self.key(want.recipient_key) for want in wants]
+        numbers = [limit.count, limit.per, MOST_HELD, *(want.job_id for want in wants)]
+        for _ in range(TRIES):
+            answer = cast(
+                list[Any], self._script(keys=names, args=[*self._clock.lua_args, *numbers])
+            )
+            if answer:
+                return answer
+            epoch = cast(bytes | None, self._redis.get(keys.EPOCH))
+            if epoch is None:
+                raise EpochLost("no epoch yet: a worker begins one")
             count = self._recount()
             self._redis.set(keys.RECIPIENTS_READY, epoch)
             log.info("recipient limits recounted", attempts=count)
-        self._trusted_until = time.monotonic() + TRUST
+        raise EpochLost("lost again while its places were recounted")
 
     def _recount(self) -> int:
-        """Places from the attempts of the last hour (an attempt counts like a job: on the safe side)."""
+        """Places from the attempts of the last hour (an attempt counts like a job: on the safe side).
+
+        Two routers may count at once; the later one changes no place that was reserved meanwhile."""
         count = 0
         pipe = self._redis.pipeline(transaction=False)
         keep = min(int(self._clock.real(COUNTED) * 1000) + 1000, KEPT)
-        for recipient_key, times in self._recent(self._clock.now() - COUNTED).items():
+        now = self._clock.now()
+        for recipient_key, times in self._recent(now - COUNTED, now).items():
             entries = " ".join(f"-{n} {at:.6f}" for n, at in enumerate(sorted(times)))
-            pipe.set(self.key(recipient_key), entries, px=keep)
+            pipe.set(self.key(recipient_key), entries, px=keep, nx=True)
             count += len(times)
             if len(pipe) >= 1000:
                 pipe.execute()

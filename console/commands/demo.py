@@ -64,9 +64,10 @@ def demo(
             cleanup.close()
             write(found, summary)
             _say("\n" + readable(found) + f"\n\n  figures in {summary}")
-            if keep and not stopping:
-                _say(run.stack.where_to_look())
+            if keep and not stopping:  # gmail.com is one of the simulated providers here
+                _say(run.stack.where_to_look("someone@gmail.com"))
                 run.stack.supervisor.run(lambda: stopping)
+                _say("stopping: workers end their conversations first (at most 30 s)")
         except (DemoError, StackError, AlreadyRunning, SimulatorError) as error:
             fail(f"demo: {error}", Exit.FAILURE)
         finally:
@@ -132,4 +133,4 @@ def _done(now: Progress) -> int:
 
 def _counts(now: Progress) -> str:
     said = ", ".join(f"{count} {state}" for state, count in sorted(now.counts.items()))
-    return f"{said}{'; ' + now.note if now.note else ''}"
+    return f"{said or 'nothing accepted yet'}{'; ' + now.note if now.note else ''}"

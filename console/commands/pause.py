@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -67,7 +68,11 @@ def pauses(output: OutputOption = Format.TABLE) -> None:
     def table(data: list[dict[str, Any]]) -> None:
         print_rows(
             ("subject", "until", "author", "reason"),
-            [(row["subject"], row["until"], row["author"], row["reason"]) for row in data],
+            [(row["subject"], _end(row["until"]), row["author"], row["reason"]) for row in data],
         )
 
     emit(rows, output, table)
+
+
+def _end(at: float | None) -> str:
+    return "-" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -297,7 +297,8 @@ def _show(answers: list[Accepted], output: Format) -> None:
 
     def table(_: list[Accepted]) -> None:
         rows = [(a.id, j.recipient, j.id, j.status) for a in answers for j in a.jobs]
-        print_rows(("message", "recipient", "job", "status"), rows)
+        if rows:
+            print_rows(("message", "recipient", "job", "status"), rows)
 
     emit(answers, output, table)
 

@@ -133,7 +133,14 @@ def dead_queue() -> Queue:
 def transport_options(settings: Settings, url: str) -> dict[str, Any]:
     """Transport options; the same in every process, or messages would be restored too early."""
     if not is_redis(url):
-        return {"confirm_publish": True, "connect_timeout": 3}
+        # a broker that stands still (half-open, paused) would hold its callers as long as it does
+        still = settings.broker.socket_timeout
+        return {
+            "confirm_publish": True,
+            "connect_timeout": 3,
+            "read_timeout": still,
+            "write_timeout": still,
+        }
     return {
         "visibility_timeout": settings.broker.visibility_timeout,
         "unacked_restore_interval": 5,

@@ -113,16 +113,10 @@ class Reading(Room):
         rows = self._read(sql.ATTEMPTS_AT, (at, at, after_id, limit))
         return [attempt_of(row) for row in rows]
 
-    def count_attempts(self, since: float) -> dict[tuple[str, str, str, str], int]:
-        """Attempts since (policy seconds) per (source, provider, bucket, tenant): what Redis'
-        counters of hour and day are recounted from after a lost epoch."""
-        rows = self._read(sql.ATTEMPTS_COUNT, (since,))
-        return {(r[0], r[1], r[2], r[3]): int(r[4]) for r in rows}
-
-    def recipient_attempts(self, since: float) -> dict[str, list[float]]:
-        """canonical recipient -> times (policy seconds) of its attempts since: what the limit per
-        recipient is recounted from."""
+    def recipient_attempts(self, since: float, now: float) -> dict[str, list[float]]:
+        """canonical recipient -> times (policy seconds) of its attempts since, and ``now`` for each job on
+        its way: what the limit per recipient is recounted from."""
         times: dict[str, list[float]] = {}
-        for key, at in self._read(sql.ATTEMPTS_BY_RECIPIENT, (since,)):
+        for key, at in self._read(sql.ATTEMPTS_BY_RECIPIENT, (since, now)):
             times.setdefault(key, []).append(at)
         return times

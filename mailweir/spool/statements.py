@@ -414,13 +414,10 @@ ATTEMPTS_AFTER = _both(f"{_ATTEMPTS} WHERE id > ? ORDER BY id LIMIT ?")
 ATTEMPTS_AT = _both(f"{_ATTEMPTS} WHERE at >= ? AND (at > ? OR id > ?) ORDER BY at, id LIMIT ?")
 ATTEMPTS_BY_ID = _both(f"{_ATTEMPTS} WHERE id {{ids}} ORDER BY id")
 FEEDBACK_OF = _both("SELECT body FROM feedback WHERE job_id = ? ORDER BY occurred_at, id")
-ATTEMPTS_COUNT = _both(
-    "SELECT source, provider, bucket, tenant, count(*) FROM attempts WHERE at >= ? "
-    "GROUP BY source, provider, bucket, tenant"
-)
 ATTEMPTS_BY_RECIPIENT = _both(
     "SELECT j.recipient_key, a.at FROM attempts AS a JOIN jobs AS j ON j.id = a.job_id "
-    "WHERE a.at >= ? ORDER BY a.at"
+    "WHERE a.at >= ? UNION ALL SELECT recipient_key, ? FROM jobs "
+    "WHERE chunk_id IS NOT NULL AND state IN ('dispatched', 'sending')"
 )
 
 # --- pruning ------------------------------------------------------------------------------------

@@ -72,6 +72,7 @@ class Built(NamedTuple):
     duplicates: tuple[tuple[str, str], ...]  # as given, address it repeats
     refused: tuple[JobStatus, ...]
     notes: dict[str, str]  # address -> what is unusual about it
+    dropped: tuple[str, ...]  # names of the caller's header fields that do not leave us
 
     def answer(self, accepted: Accepted | None) -> Accepted:
         """The door's answer: the committed jobs, then what was repeated or refused."""
@@ -156,8 +157,9 @@ def build(
         )
     notes = {t.box.address.text: t.note for t in targets.each if t.note}
     extra = tuple((given, address.text) for given, address in targets.duplicates)
+    dropped = scanned.dropped if scanned else ()
     if not jobs:
-        return Built(None, (), tuple(targets.refused), {})
+        return Built(None, (), tuple(targets.refused), {}, dropped)
     message = NewMessage(
         id=message_id,
         tenant=key.tenant,
@@ -179,7 +181,7 @@ def build(
         idempotency_key=fields.idempotency_key(request.idempotency_key),
         request_hash=request_hash,
     )
-    return Built(message, extra, tuple(targets.refused), notes)
+    return Built(message, extra, tuple(targets.refused), notes, dropped)
 
 
 def hash_request(request: SubmitRequest) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 from tests.acceptance.house import house
@@ -55,3 +57,25 @@ def test_a_job_from_service_to_mailbox(tmp_path: Path) -> None:
     ended = (home.data / "logs" / "worker-transactional.log").read_text()
     assert '"worked"' in ended, "and what it did"
     assert '"worker stopped"' in ended
+
+
+def test_what_up_prints_can_be_typed(tmp_path: Path) -> None:
+    with house(tmp_path) as home:
+        home.wait("the hints", lambda: "Ctrl-C" in (home.data / "up.log").read_text())
+        said = (home.data / "up.log").read_text().partition("another terminal:\n")[2]
+        typed = [line.strip() for line in said.splitlines() if line.startswith("    ")]
+        assert len(typed) == 4
+
+        def type_in(*lines: str) -> str:
+            # another terminal knows nothing of the stack but what was printed
+            env = {k: v for k, v in os.environ.items() if not k.startswith("MAILWEIR_")}
+            script = "set -e\n" + "\n".join(lines)
+            done = subprocess.run(["sh", "-c", script], env=env, capture_output=True, timeout=90)
+            assert done.returncode == 0, done.stderr.decode()
+            return done.stdout.decode()
+
+        setting, send, trace, look = typed
+        job = type_in(setting, send).split()[-2]
+        home.wait_settled([job])
+        assert ": sent" in type_in(setting, trace.replace("JOB", job))
+        assert "transactional" in type_in(setting, look)

@@ -210,3 +210,18 @@ def test_a_call_too_large_costs_no_memory(home: House) -> None:
     for _ in range(10):
         assert home.post(entry.fields()).status_code == 413
     assert resident() - before < MEMORY
+
+
+def test_what_is_dropped_is_logged(home: House) -> None:
+    entry = next(entry for entry in ENTRIES if entry.id == "H12-bcc")
+    log = home.data / "logs" / "smtp.log"
+
+    def said() -> list[str]:
+        lines = map(json.loads, log.read_text().splitlines())
+        return [line["names"] for line in lines if line["event"] == "headers dropped"]
+
+    before = len(said())
+    assert bad_input.smtp(home, entry).jobs
+    home.wait("the line", lambda: len(said()) > before)
+    assert said()[-1] == "bcc, return-path"
+    assert "h12-hidden" not in log.read_text()

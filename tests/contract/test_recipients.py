@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mailweir.contracts.policy import Throttle
 from mailweir.plumbing import keys
 from router.policy.recipients import REFUSED, Entry, reserve
-from router.recipients import MOST_HELD, Place, RecipientLimit, Want
+from router.recipients import MOST_HELD, EpochLost, Place, RecipientLimit, Want
 from tests.contract.throttle.conftest import Hand
 
 pytestmark = pytest.mark.needs("redis")
@@ -23,7 +23,7 @@ def limiter(url: str, clock: Hand) -> RecipientLimit:
     client.flushall()
     client.set(keys.EPOCH, "one")
     client.set(keys.RECIPIENTS_READY, "one")
-    return RecipientLimit(client, clock, SECRET, lambda since: {})
+    return RecipientLimit(client, clock, SECRET, lambda since, now: {})
 
 
 @settings(
@@ -84,9 +84,47 @@ def test_a_lost_redis_is_recounted_from_attempts(redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
     client.flushall()
     client.set(keys.EPOCH, "two")
-    tried = {"a@x.test": [clock.now() - 10, clock.now() - 3599]}
-    one = RecipientLimit(client, clock, SECRET, lambda since: tried)
+    asked = []
+
+    def recent(since: float, now: float) -> dict[str, list[float]]:
+        asked.append((since, now))
+        return {"a@x.test": [now - 10, now - 3599]}
+
+    one = RecipientLimit(client, clock, SECRET, recent)
     limit = Throttle(2, 3600.0)
     [a, b] = one.reserve([Want(1, "a@x.test", limit), Want(2, "b@x.test", limit)])
     assert (a.wait, b.wait) == (pytest.approx(1.0), 0.0)
     assert client.get(keys.RECIPIENTS_READY) == b"two"
+    assert asked == [(pytest.approx(clock.now() - 3600), pytest.approx(clock.now()))]
+
+
+def test_nothing_is_reserved_on_counts_that_are_gone(redis_url: str) -> None:
+    """Wiped between two calls, however close: the second one sees it."""
+    clock = Hand()
+    one = limiter(redis_url, clock)
+    one._recent = lambda since, now: {"a@x.test": [now, now]}
+    limit = Throttle(2, 3600.0)
+    assert one.reserve([Want(1, "a@x.test", limit)]) == [Place(0.0, False)]
+    client = redis.Redis.from_url(redis_url)
+    client.flushall()
+    with pytest.raises(EpochLost):
+        one.reserve([Want(2, "a@x.test", limit)])
+    client.set(keys.EPOCH, "two")
+    assert one.reserve([Want(2, "a@x.test", limit)]) == [Place(3600.0, False)]
+
+
+def test_a_recount_changes_no_place_that_was_reserved_meanwhile(redis_url: str) -> None:
+    """Two routers find a new epoch; the slower one counts after the other has reserved."""
+    clock = Hand()
+    slow = limiter(redis_url, clock)
+    client = redis.Redis.from_url(redis_url)
+    limit = Throttle(1, 3600.0)
+    quick = RecipientLimit(client, clock, SECRET, lambda since, now: {})
+
+    def recent(since: float, now: float) -> dict[str, list[float]]:
+        assert quick.reserve([Want(1, "a@x.test", limit)]) == [Place(0.0, False)]
+        return {"a@x.test": []}
+
+    slow._recent = recent
+    client.set(keys.EPOCH, "two")
+    assert slow.reserve([Want(2, "a@x.test", limit)]) == [Place(3600.0, False)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -180,6 +181,10 @@ async def test_refused_mails_between_good_ones_keep_the_session() -> None:
     assert server.connections == 1
     assert [m.rcpt for m in server.mails] == ["user1@d.test", "user3@d.test", "user5@d.test"]
     assert server.commands.count("RSET") == 2
+    for result in results:
+        steps = json.loads(result.conversation or "")["steps"]
+        first = next(text for _, who, text in steps if who == ">" and not text.startswith("EHLO"))
+        assert (first == "RSET") == (result.job_id in (3, 5)), "its reply has no command otherwise"
 
 
 async def test_a_refused_rset_gets_a_fresh_session() -> None:

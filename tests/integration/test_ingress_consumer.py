@@ -133,8 +133,11 @@ def test_kill_in_the_middle_of_a_flood(door: Door) -> None:
     ids = [f"m{number:04}" for number in range(1500)]
     consumer = door.consumer()
     for begin in range(0, len(ids), 300):
-        door.publish(*ids[begin : begin + 300])
+        # it stands still while they come: where publishing is slow it would be through with all of them
+        consumer.send_signal(signal.SIGSTOP)
         known = len(door.lines("accepted"))
+        door.publish(*ids[begin : begin + 300])
+        consumer.send_signal(signal.SIGCONT)
         wait_for(lambda known=known: len(door.lines("accepted")) > known, "progress")  # type: ignore[misc]  # mypy cannot infer a lambda with a default
         consumer.kill()
         consumer.wait()

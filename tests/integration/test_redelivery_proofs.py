@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from mailweir.contracts.lifecycle import State
+from mailweir.contracts.route import Chunk
 from mailweir.plumbing import broker as broker_parts
 from mailweir.plumbing import celery as plumbing
 from mailweir.plumbing import keys
@@ -23,7 +24,7 @@ from mailweir.spool.store import Spool
 from router.policy.default import default_policy
 from router.reconciler import Reconciler
 from simulator.ports import free_port
-from tests.contract.spool.helpers import accept, real_times, route, state_of, take
+from tests.contract.spool.helpers import accept, message, real_times, route, send, state_of, take
 from tests.services.rabbitmq import RabbitMQ
 
 LOST_AFTER = 0.2  # real seconds
@@ -153,3 +154,40 @@ def test_a_chunk_lost_between_two_looks_is_lost(redis_rig: Rig) -> None:
         redis_rig.reconciler.turn()
         time.sleep(0.02)
     assert redis_rig.look(redis_rig.dispatched()) == State.DUE
+
+
+def test_20000_jobs_that_wait_30_minutes_in_a_slow_queue_are_dispatched_once(
+    redis_rig: Rig,
+) -> None:
+    """A chunk of 50 is taken every 45 s, in order; the reconciler looks at the real queue all the time."""
+    spool, queue = redis_rig.spool, keys.CELERY_PREFIX + QUEUE
+    for _ in range(20):
+        spool.accept([message(*[f"u{i}@gmail.com" for i in range(1000)])])
+    chunks: list[Chunk] = []
+    while some := route(spool, size=50, limit=2000, queue=QUEUE):
+        chunks += some
+    assert sum(len(chunk.jobs) for chunk in chunks) == 20_000
+    redis_rig.publisher.publish(chunks)
+    with redis.Redis.from_url(
+        broker_parts.redis_url(broker_parts.broker_url(redis_rig.settings))
+    ) as broker:
+        for step, chunk in enumerate(chunks[:40]):
+            real_times(
+                spool,
+                "UPDATE chunks SET published_real = published_real - 45, taken_real = taken_real - 45",
+            )
+            time.sleep(0.02)  # router.reconcile_every, twice
+            assert redis_rig.reconciler.turn() == 0, f"after {(step + 1) * 45} s"
+            taken = broker.rpop(queue)
+            assert isinstance(taken, bytes)
+            send(spool, chunk)
+        assert broker.llen(queue) == len(chunks) - 40
+    assert spool.counts()[QUEUE] == {"sent": 2000, "dispatched": 18_000}
+    assert spool.window().queues == {QUEUE: 18_000}
+    # the same queue, its messages gone: then all of them are lost, and are seen to be
+    with redis.Redis.from_url(
+        broker_parts.redis_url(broker_parts.broker_url(redis_rig.settings))
+    ) as broker:
+        broker.delete(queue)
+    assert redis_rig.look(chunks[-1].jobs[0]) == State.DUE
+    assert spool.counts()[QUEUE] == {"sent": 2000, "due": 18_000}

@@ -10,7 +10,11 @@ import pytest
 
 def missing(name: str, how: str) -> NoReturn:
     """Skip this test because a server is missing; fail instead where CI is set."""
-    message = f"{name} is not installed; {how}"
+    lacking(f"{name} is not installed; {how}")
+
+
+def lacking(message: str) -> NoReturn:
+    """Skip this test because this machine lacks what the message says; fail instead where CI is set."""
     if os.environ.get("CI"):
         pytest.fail(f"CI must run this: {message}", pytrace=False)
     pytest.skip(message)

@@ -27,7 +27,7 @@ import pytest
 
 from simulator.ports import free_port
 from tests.services.mailbox import Maildir
-from tests.services.needs import missing
+from tests.services.needs import lacking, missing
 
 USER, PASSWORD = "mailer", "pass word ü"
 HOST = "localhost"  # what the certificate names
@@ -224,7 +224,7 @@ def postfix() -> Iterator[Postfix]:
     if shutil.which("postfix") is None:
         missing("Postfix", INSTALL)
     if os.geteuid() != 0:
-        missing("root (Postfix starts as root only)", "run the tests as root")
+        lacking("Postfix starts as root only; run the tests as root")
     # not below pytest's folders: they are closed to the users Postfix' daemons run as
     folder = Path(tempfile.mkdtemp(prefix="mailweir-postfix-"))
     folder.chmod(0o755)

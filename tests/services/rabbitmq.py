@@ -31,6 +31,7 @@ class RabbitMQ(NamedTuple):
 
     url: str
     management: str
+    group: int  # process group, to stop and continue all of it
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +74,7 @@ def rabbitmq() -> Iterator[RabbitMQ]:
     url = f"amqp://guest:guest@127.0.0.1:{port}//"
     try:
         _wait(process, url, home)
-        yield RabbitMQ(url, f"http://guest:guest@127.0.0.1:{management}")
+        yield RabbitMQ(url, f"http://guest:guest@127.0.0.1:{management}", process.pid)
     finally:
         process.terminate()
         try:

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.services.needs import missing
+from tests.services.needs import lacking, missing
 
 PLACE = Path(__file__).parents[2] / ".services"
 HOW = "run deploy/services.sh"
@@ -37,7 +37,7 @@ def make_root(folder: Path, programs: Sequence[str], users: dict[str, int]) -> N
     """Make ``folder`` a root folder that holds ``programs`` (absolute paths, from ``.services/`` or
     else the machine) with the libraries they need, and knows ``users``."""
     if os.geteuid() != 0:
-        missing("root (a root folder of its own needs chroot)", "run the tests as root")
+        lacking("a root folder of its own needs chroot; run the tests as root")
     for name in programs:
         ours = PLACE / name.lstrip("/")
         source = ours if ours.exists() else Path(name)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from console.demo import RATE, settings_toml
 from console.demo_report import Summary, readable, summarise
+from mailweir.plumbing.settings import load
 
 
 def record(ref: str, recipient: str, provider: str, at: float) -> dict[str, Any]:
@@ -55,3 +58,14 @@ def test_a_second_record_is_a_duplicate() -> None:
     records = [record("a", "x@gmail.com", "gmail", 95.0), record("b", "y@b.net", "generic", 96.0)]
     assert make(4, [*records, records[0]]).duplicates == 1
     assert make(4, records, fault_at=None).shift_seconds is None
+
+
+def test_commands_beside_the_demo_find_its_settings(tmp_path: Path) -> None:
+    hosts = {"*": ["127.0.0.1:25"], "gmail.com": ["127.0.0.1:2525", "127.0.0.1:2526"]}
+    policy = tmp_path / 'a "policy".yaml'
+    (tmp_path / "mailweir.toml").write_text(settings_toml(policy, 1.5, hosts))
+    settings = load(tmp_path)
+    assert (settings.clock.origin, settings.clock.rate) == (1.5, RATE)
+    assert settings.dns.mx_map == hosts
+    assert settings.policy == policy
+    assert settings.smtp.allow_private

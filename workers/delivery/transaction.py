@@ -203,14 +203,15 @@ class Mailer:
         self._protocol.owe(3 + reset - self._chunking)
         self._out.append(b"RSET\r\n" + flight if reset else flight)
         now = attempt.begun
+        if reset:
+            attempt.stage = "rset"
+            attempt.steps.append((now, ">", "RSET"))
         attempt.steps += (
             (now, ">", mail),
             (now, ">", f"RCPT TO:<{mask_address(attempt.envelope.rcpt)}>"),
         )
         if data:
             attempt.steps.append((now, ">", "DATA"))
-        if reset:
-            attempt.stage = "rset"
 
     async def _agreed(self, attempt: _Attempt) -> bool:
         """MAIL, RCPT and DATA accepted, and the mail booked: the body may go. Else the envelope is

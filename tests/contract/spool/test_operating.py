@@ -221,11 +221,16 @@ def test_recounts(spool: Spool) -> None:
     (chunk,) = route(spool)
     works = take(spool, chunk)
     spool.turn([outcome(w, chunk) for w in works], [chunk.id])
-    assert spool.count_attempts(now - 1) == {("ip1", "gmail", "bulk", "acme"): 3}
-    assert spool.count_attempts(now + 1000) == {}
-    times = spool.recipient_attempts(now - 1)
+    times = spool.recipient_attempts(now - 1, now)
     assert set(times) == {"a@gmail.com", "b@gmail.com", "c@gmail.com"}
     assert all(len(t) == 1 for t in times.values())
+    spool.accept([message("d@gmail.com"), message("e@gmail.com"), message("f@gmail.com")])
+    sending, dispatched = route(spool, limit=1), route(spool, limit=1)
+    take(spool, sending[0])
+    on_the_way = [spool.job(chunk.jobs[0]) for chunk in (*sending, *dispatched)]
+    times = spool.recipient_attempts(now + 1000, now + 2000)
+    assert times == {job.recipient_key: [now + 2000] for job in on_the_way if job is not None}
+    assert len(times) == 2, "one is being sent, one dispatched; the third was not routed"
     every = spool.attempts_since(now - 1)
     assert len(every) == 3
     assert spool.attempts_since(every[0].at, every[0].id) == every[1:]
