@@ -24,9 +24,7 @@ demo: $(STAMP)  ## the whole way in under three minutes, with one provider faili
 	$(BIN)/mailweir demo $(if $(KEEP),--keep)
 
 test: $(STAMP) services lint  ## lint, types, import contracts and every test; says what was skipped
-	$(BIN)/pytest tests -n 2 --dist loadfile -q -m "not alone" || { \
-	  echo "=== once more, alone: what failed beside others on two busy cores"; \
-	  $(BIN)/pytest tests --last-failed --last-failed-no-failures none -q; }
+	$(BIN)/pytest tests -n 2 --dist loadfile -q -m "not alone"
 	$(BIN)/pytest tests/acceptance -q -m alone
 
 lint: $(STAMP)  ## ruff, mypy --strict, import contracts
