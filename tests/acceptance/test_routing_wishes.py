@@ -118,9 +118,11 @@ def test_wishes_zones_and_order(tmp_path: Path) -> None:
         small_ends = [ends[parse_id(job["id"])] for job in small.json()["jobs"]]
         urgent_ends = [ends[parse_id(job["id"])] for job in urgent.json()["jobs"]]
         large_ends = sorted(set(ends.values()) - set(small_ends) - set(urgent_ends))
-        # accepted last, done long before the backlog that stood before them
-        assert max(small_ends) < large_ends[int(len(large_ends) * 0.9)] < bulk_end
-        assert max(urgent_ends) < large_ends[int(len(large_ends) * 0.9)]
+        # accepted last, done long before the backlog that stood before them; one that the path's throttle
+        # sent back, and that came too late for its place there, may stand in line once more
+        assert sorted(small_ends)[int(SMALL * 0.8)] < large_ends[int(len(large_ends) * 0.5)]
+        assert max(small_ends) < bulk_end
+        assert max(urgent_ends) < large_ends[int(len(large_ends) * 0.3)]
 
 
 def ended(home: House) -> dict[int, float]:
