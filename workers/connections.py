@@ -1,8 +1,9 @@
 """How many connections this worker may have open, per source and site: leases over all workers (S33).
 
 A worker opens no connection beyond its leases, which live in Redis (``connections.lua``) and are renewed
-every second. It asks for its part of the cap first and grows while nobody else waits; when somebody
-does, it shrinks: connections that become idle are closed and their leases given back. A lease not
+every second. It asks for its part of the cap first and grows while nobody else waits, but for a few that
+are kept free: a worker that comes to the place has one at once. When somebody waits for its part, it
+shrinks: connections that become idle are closed and their leases given back. A lease not
 renewed in time counts for nothing, here (``allowed``) as there. While Redis is away, each worker may
 open its part of the cap, 1/N; the parts add up to the cap. Within all that a place starts slowly and
 earns its connections (``workers.policy.concurrency``).
@@ -47,13 +48,14 @@ class Claim(NamedTuple):
     site: str
     want: int  # leases to hold from now on; 0: none
     cap: int  # of all workers
+    part: int  # of the cap: with less than it wants and less than this, a worker is wanting
 
 
 class Held(NamedTuple):
     """The answer."""
 
     leases: int
-    wanting: int  # other workers without any
+    wanting: int  # other workers that wait for their part
 
 
 class LeaseBook(Protocol):
@@ -74,11 +76,11 @@ class RedisLeases:
     async def claim(self, worker: str, claims: Sequence[Claim], seconds: float) -> list[Held]:
         """See :class:`LeaseBook`."""
         commands: list[Command] = []
-        for source, site, want, cap in claims:
+        for source, site, want, cap, part in claims:
             name = keys.connection_leases(source, site)
             # the whole text: a restarted server knows no script, and this call is rare
             script = ("EVAL", self._text, 2, name, f"{name}:wanting")
-            commands.append((*script, worker, want, cap, repr(seconds)))
+            commands.append((*script, worker, want, cap, repr(seconds), part))
         return [
             Held(int(leases), int(wanting)) for leases, wanting in await self._wire.run(*commands)
         ]
@@ -123,7 +125,11 @@ class Connections:
     def changed(self, source: str, site: str, count: int) -> None:
         """The transport says how many connections are open now."""
         place = self._places.setdefault((source, site), _Place())
-        place.open = count
+        closed, place.open = count < place.open, count
+        if closed and place.wanting and count < place.held:
+            self._question(
+                (source, site)
+            )  # somebody waits for this lease: not until the next renewal
 
     def allowed(self, source: str, site: str) -> int:
         """Connections that may be open now."""
@@ -171,7 +177,8 @@ class Connections:
             if place.wanting:
                 place.target = max(1, min(place.target, part, place.cap // (place.wanting + 1)))
             elif place.wanted > place.target:
-                place.target = min(place.cap, place.target + part)
+                most = place.cap - concurrency.kept_free(place.cap, part)
+                place.target = max(part, min(most, place.target + part))
             trim(source, site, place.target)
         await self._claim(list(self._places))
         for key, place in list(self._places.items()):
@@ -193,12 +200,15 @@ class Connections:
 
     async def _ask(self, key: Place) -> None:
         """Claim a place; whoever asks in one turn of the loop shares the round trip."""
+        await asyncio.shield(self._question(key))
+
+    def _question(self, key: Place) -> asyncio.Future[None]:
         answer = self._asked.get(key)
         if answer is None:
             answer = self._asked[key] = asyncio.get_running_loop().create_future()
         if self._asking is None:
             self._asking = asyncio.create_task(self._answer())
-        await asyncio.shield(answer)
+        return answer
 
     async def _answer(self) -> None:
         try:
@@ -224,7 +234,8 @@ class Connections:
             place = self._places[name]
             # a lease stays as long as its connection is open, whatever we aim at
             want = max(place.open, min(place.wanted, self._goal(place)))
-            claims.append(Claim(*name, want, place.cap or place.open))
+            cap = place.cap or place.open
+            claims.append(Claim(*name, want, cap, max(1, self._part(cap))))
         if not claims:
             return
         asked = self._now()

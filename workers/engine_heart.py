@@ -95,6 +95,7 @@ class Heart:
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
         self.alive = 1  # workers heard of, this one included
+        self._born = time.monotonic()
         self._said: dict[str, float] = {}  # outcomes of the last line
         self._rank = 0  # of this worker among them, by name
 
@@ -156,7 +157,10 @@ class Heart:
 
     def part(self, cap: int) -> int:
         """This worker's part of a number that all workers alive share; the parts add up to it."""
-        return cap // self.alive + (self._rank < cap % self.alive)
+        alive = self.alive
+        if alive == 1 and time.monotonic() - self._born < 2 * BEAT:
+            alive = 2  # a fleet starts together, and its first may not have heard of the others
+        return cap // alive + (self._rank < cap % alive)
 
     async def _warm(self) -> None:
         """Once, beside the first chunks: a slow remote must not keep the worker from starting."""

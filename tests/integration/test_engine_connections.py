@@ -121,7 +121,7 @@ async def test_a_dead_worker_s_connections_are_free_after_its_lease(
     ids = rig.accept([f"u{i}@sink.example" for i in range(20)])
     async with rig.worker() as worker:
         book = connections.RedisLeases(worker._redis)
-        [held] = await book.claim("dead", [connections.Claim("mx1", site, CAP, CAP)], 1.5)
+        [held] = await book.claim("dead", [connections.Claim("mx1", site, CAP, CAP, 1)], 1.5)
         assert held.leases == CAP
         await worker.engine.work(rig.settle()[0])
         assert rig.states(ids) == {State.HELD: 20}

@@ -38,8 +38,8 @@ async def leases(request: pytest.FixtureRequest) -> AsyncIterator[tuple[LeaseBoo
     await redis.aclose()
 
 
-async def claim(book: LeaseBook, worker: str, want: int, cap: int = 3) -> Held:
-    [held] = await book.claim(worker, [Claim("mx1", "site", want, cap)], LEASE)
+async def claim(book: LeaseBook, worker: str, want: int, cap: int = 3, part: int = 1) -> Held:
+    [held] = await book.claim(worker, [Claim("mx1", "site", want, cap, part)], LEASE)
     return held
 
 
@@ -53,6 +53,17 @@ async def test_all_workers_together_hold_the_cap(leases: tuple[LeaseBook, Pass])
     assert await claim(book, "c", 1) == Held(1, 0)
     assert await claim(book, "b", 0) == Held(0, 0)
     assert await claim(book, "c", 3) == Held(2, 0)
+
+
+async def test_who_has_less_than_its_part_is_waiting(leases: tuple[LeaseBook, Pass]) -> None:
+    book, _ = leases
+    assert await claim(book, "a", 7, cap=8, part=4) == Held(7, 0)
+    assert await claim(book, "b", 8, cap=8, part=4) == Held(1, 0)
+    assert await claim(book, "a", 4, cap=8, part=4) == Held(4, 1)
+    assert await claim(book, "b", 8, cap=8, part=4) == Held(4, 0), "its part; more is no claim"
+    assert await claim(book, "a", 4, cap=8, part=4) == Held(4, 0)
+    assert await claim(book, "b", 1, cap=8, part=4) == Held(1, 0), "it wants no more"
+    assert await claim(book, "a", 4, cap=8, part=4) == Held(4, 0)
 
 
 async def test_a_dead_worker_s_leases_expire_and_it_cannot_have_them_back(
@@ -85,7 +96,7 @@ async def test_a_lower_cap_takes_back_only_what_is_renewed(leases: tuple[LeaseBo
 
 async def test_places_do_not_touch_each_other(leases: tuple[LeaseBook, Pass]) -> None:
     book, _ = leases
-    both = [Claim("mx1", "one", 2, 2), Claim("mx1", "two", 2, 2)]
+    both = [Claim("mx1", "one", 2, 2, 1), Claim("mx1", "two", 2, 2, 1)]
     assert await book.claim("a", both, LEASE) == [Held(2, 0), Held(2, 0)]
 
 
@@ -95,11 +106,12 @@ async def test_places_do_not_touch_each_other(leases: tuple[LeaseBook, Pass]) ->
 )
 @given(
     story=st.lists(
-        st.tuples(st.sampled_from("abc"), st.integers(0, 5), st.integers(1, 4)), max_size=25
+        st.tuples(st.sampled_from("abc"), st.integers(0, 5), st.integers(1, 4), st.integers(1, 3)),
+        max_size=25,
     )
 )
 async def test_script_and_twin_agree_on_any_story(
-    story: list[tuple[str, int, int]], redis_url: str
+    story: list[tuple[str, int, int, int]], redis_url: str
 ) -> None:
     redis = Redis.from_url(redis_url)
     await redis.delete(
@@ -107,8 +119,8 @@ async def test_script_and_twin_agree_on_any_story(
     )
     script, twin = RedisLeases(redis), MemoryLeases(lambda: 0.0)
     held = dict.fromkeys("abc", 0)
-    for worker, want, cap in story:
-        claims = [Claim("mx1", "site", want, cap)]
+    for worker, want, cap, part in story:
+        claims = [Claim("mx1", "site", want, cap, part)]
         [one] = await script.claim(worker, claims, 60.0)
         [two] = await twin.claim(worker, claims, 60.0)
         assert one == two
@@ -161,7 +173,7 @@ async def test_a_worker_starts_with_its_part_and_grows_while_nobody_waits() -> N
         for _ in range(40):
             two.a.told("mx1", "site", True)
         await two.renew(two.a)
-        assert two.a.allowed("mx1", "site") == 8
+        assert two.a.allowed("mx1", "site") == 7, "one is kept free for who comes"
     await two.renew(two.a)
     assert two.a.allowed("mx1", "site") == 0, "nothing open, nothing wanted: given back"
 
@@ -173,15 +185,15 @@ async def test_a_worker_makes_room_for_one_that_waits() -> None:
             two.a.told("mx1", "site", True)
         two.a.changed("mx1", "site", 4)
         await two.renew(two.a)
-        two.a.changed("mx1", "site", 8)
-        async with using(two.b) as none:
-            assert none == 0
+        two.a.changed("mx1", "site", 7)
+        async with using(two.b) as one:
+            assert one == 1, "at once"
         await two.renew(two.a)
         await two.renew(two.a)
         assert two.trimmed[-1] == 4
         assert two.a.allowed("mx1", "site") == 4, "it opens no more than that"
-        async with using(two.b) as none:
-            assert none == 0, "eight are open still"
+        async with using(two.b) as one:
+            assert one == 1, "seven are open still"
         two.a.changed("mx1", "site", 4)
         await two.renew(two.a)
         async with using(two.b) as some:

@@ -31,6 +31,6 @@ class MemoryLeases:
         ends[worker] = [now + seconds] * held
         wanting.pop(worker, None)
         others_wanting = len(wanting)
-        if claim.want and not held:
+        if held < min(claim.want, claim.part):
             wanting[worker] = now + seconds / 2
         return Held(held, others_wanting)

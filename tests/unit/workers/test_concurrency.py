@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.policy.concurrency import START, after
+from workers.policy.concurrency import START, after, kept_free
 
 
 def test_a_round_of_taken_mails_is_worth_a_connection() -> None:
@@ -23,3 +24,21 @@ def test_never_none_and_never_above_the_cap(story: list[bool], cap: int) -> None
     for taken in story:
         window = after(window, cap, taken=taken)
         assert 1 <= window <= max(cap, 1)
+
+
+@pytest.mark.parametrize(
+    ("cap", "part", "free"),
+    [
+        (10, 10, 0),
+        (10, 5, 1),
+        (10, 4, 2),
+        (10, 1, 2),
+        (8, 4, 1),
+        (4, 2, 0),
+        (1, 1, 0),
+        (100, 50, 1),
+    ],
+)
+def test_what_is_left_to_others(cap: int, part: int, free: int) -> None:
+    assert kept_free(cap, part) == free
+    assert part <= cap - free
