@@ -22,6 +22,7 @@ from mailweir.plumbing.publisher import Publisher, PublishFailed
 from mailweir.plumbing.settings import RouterSettings
 from mailweir.spool.store import DecisionRow, Dispatch, Move, Pick, Spool
 from router.mx import MxReader
+from router.policy.chunks import parts
 from router.policy.compiled import CompiledPolicy
 from router.policy.context import Context, RecipientRoom, RouterState
 from router.policy.decide import route_many
@@ -277,7 +278,7 @@ class Dispatcher:
         dispatches = [
             _dispatch(next(ids), bucket, queue, source, part)
             for (queue, source), members in groups.items()
-            for part in _parts(members, most, self._settings.chunk_bytes)
+            for part in parts(members, most, self._settings.chunk_bytes)
         ]
         # a queue is first in, first out: what is urgent is published first
         urgency = {job.id: routed.orders.priority or job.priority for job, routed in _all(groups)}
@@ -315,30 +316,6 @@ def _priorities(decided: Sequence[tuple[Job, Decision, Context]]) -> dict[int, i
         if priority is not None:
             out[job.id] = priority
     return out
-
-
-def _parts(
-    members: list[tuple[Job, Routed]], most: int, most_bytes: int
-) -> Iterable[list[tuple[Job, Routed]]]:
-    """Chunks of at most ``most`` jobs and ``most_bytes``, but of one job at least; jobs of one domain side
-    by side so that they share connections."""
-    members.sort(
-        key=lambda member: (
-            member[1].orders.priority or member[0].priority,
-            member[0].lane,
-            member[0].domain,
-        )
-    )
-    part: list[tuple[Job, Routed]] = []
-    weight = 0
-    for member in members:
-        weight += member[0].size
-        if part and (len(part) == most or weight > most_bytes):
-            yield part
-            part, weight = [], member[0].size
-        part.append(member)
-    if part:
-        yield part
 
 
 def _dispatch(
