@@ -237,8 +237,12 @@ def export(
     from suppression.transfer import export_csv
 
     with _desk() as (_, database, _now):
+        if file is None and sys.stdout.isatty():
+            export_csv(database, sys.stdout, lambda rows: None)  # the rows are on the screen themselves
+            return
         if file is None:
-            export_csv(database, sys.stdout, lambda rows: None)
+            with _progress("exporting") as progress:
+                export_csv(database, sys.stdout, progress)
             return
         with (
             file.open("w", encoding="utf-8", newline="") as out,
