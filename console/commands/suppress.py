@@ -238,7 +238,9 @@ def export(
 
     with _desk() as (_, database, _now):
         if file is None and sys.stdout.isatty():
-            export_csv(database, sys.stdout, lambda rows: None)  # the rows are on the screen themselves
+            export_csv(
+                database, sys.stdout, lambda rows: None
+            )  # the rows are on the screen themselves
             return
         if file is None:
             with _progress("exporting") as progress:
