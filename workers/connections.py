@@ -79,7 +79,7 @@ class RedisLeases:
         for source, site, want, cap, part in claims:
             name = keys.connection_leases(source, site)
             # the whole text: a restarted server knows no script, and this call is rare
-            script = ("EVAL", self._text, 2, name, f"{name}:wanting")
+            script = ("EVAL", self._text, 2, name, keys.connection_wanting(source, site))
             commands.append((*script, worker, want, cap, repr(seconds), part))
         return [
             Held(int(leases), int(wanting)) for leases, wanting in await self._wire.run(*commands)
@@ -127,9 +127,8 @@ class Connections:
         place = self._places.setdefault((source, site), _Place())
         closed, place.open = count < place.open, count
         if closed and place.wanting and count < place.held:
-            self._question(
-                (source, site)
-            )  # somebody waits for this lease: not until the next renewal
+            # somebody waits for this lease: not until the next renewal
+            self._question((source, site))
 
     def allowed(self, source: str, site: str) -> int:
         """Connections that may be open now."""
@@ -174,11 +173,9 @@ class Connections:
         ``trim(source, site, keep)`` closes idle connections beyond ``keep``."""
         for (source, site), place in list(self._places.items()):
             part = max(1, self._part(place.cap))
-            if place.wanting:
-                place.target = max(1, min(place.target, part, place.cap // (place.wanting + 1)))
-            elif place.wanted > place.target:
-                most = place.cap - concurrency.kept_free(place.cap, part)
-                place.target = max(part, min(most, place.target + part))
+            place.target = concurrency.aim(
+                place.target, place.wanted, place.cap, part, place.wanting
+            )
             trim(source, site, place.target)
         await self._claim(list(self._places))
         for key, place in list(self._places.items()):

@@ -30,6 +30,7 @@ from workers.engine import Engine
 from workers.engine_views import Views
 from workers.ledger import recount
 from workers.mx_notes import EVERY as MX_NOTES
+from workers.policy import concurrency
 from workers.prewarm import Prewarm
 from workers.writer import outcomes_by_state
 
@@ -157,10 +158,9 @@ class Heart:
 
     def part(self, cap: int) -> int:
         """This worker's part of a number that all workers alive share; the parts add up to it."""
-        alive = self.alive
-        if alive == 1 and time.monotonic() - self._born < 2 * BEAT:
-            alive = 2  # a fleet starts together, and its first may not have heard of the others
-        return cap // alive + (self._rank < cap % alive)
+        # whoever started with it is heard of at its second beat
+        young = time.monotonic() - self._born < 2 * BEAT
+        return concurrency.part(cap, self._rank, self.alive, young=young)
 
     async def _warm(self) -> None:
         """Once, beside the first chunks: a slow remote must not keep the worker from starting."""

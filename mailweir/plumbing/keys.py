@@ -115,6 +115,11 @@ def connection_leases(source: str, site: str) -> str:
     return f"mw:conn:{source}|{site}"
 
 
+def connection_wanting(source: str, site: str) -> str:
+    """Sorted set: workers that wait for their part of these, by the time until which that counts."""
+    return f"{connection_leases(source, site)}:wanting"
+
+
 def busiest(source: str, day: int) -> str:
     """Sorted set: domains by mails a source carried there on a (real) day; what is prewarmed."""
     return f"mw:busy:{source}:{day}"

@@ -18,6 +18,25 @@ def after(window: float, cap: int, *, taken: bool) -> float:
     return max(1.0, min(float(max(cap, 1)), moved))
 
 
+def part(cap: int, rank: int, alive: int, *, young: bool) -> int:
+    """What of a number the worker of this ``rank`` (from 0) among those ``alive`` may have; the parts add up
+    to ``cap`` at most. A fleet starts together: a ``young`` worker that has heard of nobody else is not sure
+    to be alone."""
+    if young and alive == 1:
+        alive = 2
+    return cap // alive + (rank < cap % alive)
+
+
+def aim(target: int, wanted: int, cap: int, part: int, wanting: int) -> int:
+    """How many connections of a path a worker aims at, that aimed at ``target`` and has use for ``wanted``:
+    fewer where ``wanting`` others wait for their part, its own ``part`` (at least 1) more where nobody does."""
+    if wanting:
+        return max(1, min(target, part, cap // (wanting + 1)))
+    if wanted > target:
+        return max(part, min(cap - kept_free(cap, part), target + part))
+    return target
+
+
 def kept_free(cap: int, part: int) -> int:
     """Of a path's ``cap`` of connections, those a worker that grows beyond its ``part`` leaves to others who
     may come: one each, but no more than a fifth of all, since they may never come."""

@@ -115,7 +115,7 @@ async def test_script_and_twin_agree_on_any_story(
 ) -> None:
     redis = Redis.from_url(redis_url)
     await redis.delete(
-        keys.connection_leases("mx1", "site"), keys.connection_leases("mx1", "site") + ":wanting"
+        keys.connection_leases("mx1", "site"), keys.connection_wanting("mx1", "site")
     )
     script, twin = RedisLeases(redis), MemoryLeases(lambda: 0.0)
     held = dict.fromkeys("abc", 0)
@@ -196,6 +196,26 @@ async def test_a_worker_makes_room_for_one_that_waits() -> None:
             assert one == 1, "seven are open still"
         two.a.changed("mx1", "site", 4)
         await two.renew(two.a)
+        async with using(two.b) as some:
+            assert some == 4
+
+
+async def test_a_lease_somebody_waits_for_goes_back_as_its_connection_closes() -> None:
+    """Not at the next renewal."""
+    two = Two()
+    async with using(two.a):
+        for _ in range(40):
+            two.a.told("mx1", "site", True)
+        await two.renew(two.a)
+        two.a.changed("mx1", "site", 7)
+        async with using(two.b) as one:
+            assert one == 1
+        await two.renew(two.a)
+        await two.renew(two.a)
+        for left in (6, 5, 4):
+            two.a.changed("mx1", "site", left)
+            for _ in range(5):
+                await asyncio.sleep(0)  # the question is a task
         async with using(two.b) as some:
             assert some == 4
 
