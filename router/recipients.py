@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -67,10 +68,10 @@ class RecipientLimit:
         client: redis.Redis,
         clock: Clock,
         secret: bytes,
-        recent: Callable[[float, float], dict[str, list[float]]],
+        recent: Callable[[float, float], dict[str, dict[int, float]]],
     ) -> None:
-        """``recent(since, now)``: times of attempts by recipient key, from the spool; what is on its way
-        counts as made ``now``."""
+        """``recent(since, now)``: by recipient key the jobs tried since, each with its last attempt's
+        time, from the spool; what is on its way counts as made ``now``."""
         self._recent = recent
         self._redis = client
         self._clock = clock
@@ -110,21 +111,23 @@ class RecipientLimit:
                 raise EpochLost("no epoch yet: a worker begins one")
             count = self._recount()
             self._redis.set(keys.RECIPIENTS_READY, epoch)
-            log.info("recipient limits recounted", attempts=count)
+            log.info("recipient limits recounted", jobs=count)
         raise EpochLost("lost again while its places were recounted")
 
     def _recount(self) -> int:
-        """Places from the attempts of the last hour (an attempt counts like a job: on the safe side).
+        """Places of the jobs tried in the last hour: one a job, under its name, so that one that comes
+        back (its chunk was lost with the queue) finds its own place and takes no second.
 
         Two routers may count at once; the later one changes no place that was reserved meanwhile."""
         count = 0
         pipe = self._redis.pipeline(transaction=False)
         keep = min(int(self._clock.real(COUNTED) * 1000) + 1000, KEPT)
         now = self._clock.now()
-        for recipient_key, times in self._recent(now - COUNTED, now).items():
-            entries = " ".join(f"-{n} {at:.6f}" for n, at in enumerate(sorted(times)))
+        for recipient_key, jobs in self._recent(now - COUNTED, now).items():
+            earliest_first = sorted(jobs.items(), key=itemgetter(1))
+            entries = " ".join(f"{job} {at:.6f}" for job, at in earliest_first)
             pipe.set(self.key(recipient_key), entries, px=keep, nx=True)
-            count += len(times)
+            count += len(jobs)
             if len(pipe) >= 1000:
                 pipe.execute()
         pipe.execute()

@@ -113,10 +113,11 @@ class Reading(Room):
         rows = self._read(sql.ATTEMPTS_AT, (at, at, after_id, limit))
         return [attempt_of(row) for row in rows]
 
-    def recipient_attempts(self, since: float, now: float) -> dict[str, list[float]]:
-        """canonical recipient -> times (policy seconds) of its attempts since, and ``now`` for each job on
-        its way: what the limit per recipient is recounted from."""
-        times: dict[str, list[float]] = {}
-        for key, at in self._read(sql.ATTEMPTS_BY_RECIPIENT, (since, now)):
-            times.setdefault(key, []).append(at)
+    def recipient_attempts(self, since: float, now: float) -> dict[str, dict[int, float]]:
+        """canonical recipient -> job -> time (policy seconds) of its last attempt since, or ``now`` when
+        the job is on its way: what the limit per recipient is recounted from."""
+        times: dict[str, dict[int, float]] = {}
+        for key, job_id, at in self._read(sql.ATTEMPTS_BY_RECIPIENT, (since, now)):
+            jobs = times.setdefault(key, {})
+            jobs[job_id] = max(at, jobs.get(job_id, at))
         return times

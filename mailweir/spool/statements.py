@@ -415,8 +415,8 @@ ATTEMPTS_AT = _both(f"{_ATTEMPTS} WHERE at >= ? AND (at > ? OR id > ?) ORDER BY 
 ATTEMPTS_BY_ID = _both(f"{_ATTEMPTS} WHERE id {{ids}} ORDER BY id")
 FEEDBACK_OF = _both("SELECT body FROM feedback WHERE job_id = ? ORDER BY occurred_at, id")
 ATTEMPTS_BY_RECIPIENT = _both(
-    "SELECT j.recipient_key, a.at FROM attempts AS a JOIN jobs AS j ON j.id = a.job_id "
-    "WHERE a.at >= ? UNION ALL SELECT recipient_key, ? FROM jobs "
+    "SELECT j.recipient_key, j.id, a.at FROM attempts AS a JOIN jobs AS j ON j.id = a.job_id "
+    "WHERE a.at >= ? UNION ALL SELECT recipient_key, id, ? FROM jobs "
     "WHERE chunk_id IS NOT NULL AND state IN ('dispatched', 'sending')"
 )
 

@@ -86,9 +86,9 @@ def test_a_lost_redis_is_recounted_from_attempts(redis_url: str) -> None:
     client.set(keys.EPOCH, "two")
     asked = []
 
-    def recent(since: float, now: float) -> dict[str, list[float]]:
+    def recent(since: float, now: float) -> dict[str, dict[int, float]]:
         asked.append((since, now))
-        return {"a@x.test": [now - 10, now - 3599]}
+        return {"a@x.test": {7: now - 10, 6: now - 3599}}
 
     one = RecipientLimit(client, clock, SECRET, recent)
     limit = Throttle(2, 3600.0)
@@ -102,7 +102,7 @@ def test_nothing_is_reserved_on_counts_that_are_gone(redis_url: str) -> None:
     """Wiped between two calls, however close: the second one sees it."""
     clock = Hand()
     one = limiter(redis_url, clock)
-    one._recent = lambda since, now: {"a@x.test": [now, now]}
+    one._recent = lambda since, now: {"a@x.test": {7: now, 8: now}}
     limit = Throttle(2, 3600.0)
     assert one.reserve([Want(1, "a@x.test", limit)]) == [Place(0.0, False)]
     client = redis.Redis.from_url(redis_url)
@@ -113,6 +113,19 @@ def test_nothing_is_reserved_on_counts_that_are_gone(redis_url: str) -> None:
     assert one.reserve([Want(2, "a@x.test", limit)]) == [Place(3600.0, False)]
 
 
+def test_a_job_that_comes_back_after_a_wipe_takes_no_second_place(redis_url: str) -> None:
+    """Its chunk was lost with the queue; it was on its way when the places were recounted."""
+    clock = Hand()
+    one = limiter(redis_url, clock)
+    one._recent = lambda since, now: {"a@x.test": {7: now, 8: now}}
+    redis.Redis.from_url(redis_url).set(keys.EPOCH, "two")
+    limit = Throttle(3, 3600.0)
+    at_once = Place(0.0, False)
+    wants = [Want(job, "a@x.test", limit) for job in (9, 7, 8)]
+    assert one.reserve(wants) == [at_once] * 3
+    assert one.reserve([Want(10, "a@x.test", limit)])[0].wait > 0
+
+
 def test_a_recount_changes_no_place_that_was_reserved_meanwhile(redis_url: str) -> None:
     """Two routers find a new epoch; the slower one counts after the other has reserved."""
     clock = Hand()
@@ -121,9 +134,9 @@ def test_a_recount_changes_no_place_that_was_reserved_meanwhile(redis_url: str) 
     limit = Throttle(1, 3600.0)
     quick = RecipientLimit(client, clock, SECRET, lambda since, now: {})
 
-    def recent(since: float, now: float) -> dict[str, list[float]]:
+    def recent(since: float, now: float) -> dict[str, dict[int, float]]:
         assert quick.reserve([Want(1, "a@x.test", limit)]) == [Place(0.0, False)]
-        return {"a@x.test": []}
+        return {"a@x.test": {}}
 
     slow._recent = recent
     client.set(keys.EPOCH, "two")

@@ -229,7 +229,9 @@ def test_recounts(spool: Spool) -> None:
     take(spool, sending[0])
     on_the_way = [spool.job(chunk.jobs[0]) for chunk in (*sending, *dispatched)]
     times = spool.recipient_attempts(now + 1000, now + 2000)
-    assert times == {job.recipient_key: [now + 2000] for job in on_the_way if job is not None}
+    assert times == {
+        job.recipient_key: {job.id: now + 2000} for job in on_the_way if job is not None
+    }
     assert len(times) == 2, "one is being sent, one dispatched; the third was not routed"
     every = spool.attempts_since(now - 1)
     assert len(every) == 3
