@@ -32,7 +32,14 @@ OVER = 1.25
 """A held pace, over what went: a limit that has risen is noticed by less coming back."""
 
 FASTER = 1.5
-"""A pace grows so each slot in which little came back."""
+"""A pace grows so each slot in which it was used and little came back."""
+
+USED = 0.5
+"""Share of a pace that must have gone to say that it was used."""
+
+FORGOTTEN = 15
+"""Slots without much coming back after which a lane is no longer held: longer than places reach ahead
+(``workers.policy.tokens.AHEAD``), so that who was sent back there has come again."""
 
 STEPS = 4
 """Parts of a slot in which a pace is spent: all at once it would wait in a worker, job by job chunks cost."""
@@ -73,9 +80,10 @@ class Paces:
     that it must be."""
 
     def __init__(self, largest: int) -> None:
-        """``largest``: a pace that has grown so far is no longer held."""
+        """``largest``: the pace of a lane that is not held."""
         self._largest = largest
         self._paces: dict[str, int] = {}
+        self._held_at: dict[str, int] = {}  # slot in which much came back last
         self._slot = 0
         self._gone: dict[str, int] = {}  # in this slot
 
@@ -83,21 +91,22 @@ class Paces:
         """In a new slot, judge the last one in which jobs went. ``sent_back(slot)``: per lane."""
         if slot == self._slot:
             return
-        if self._gone:
-            back = sent_back(self._slot)
-            for lane in self._gone.keys() | self._paces.keys():
-                self._judge(lane, self._gone.get(lane, 0), back.get(lane, 0))
+        back = sent_back(self._slot) if self._gone else {}
+        for lane in self._gone.keys() | self._paces.keys():
+            self._judge(lane, self._gone.get(lane, 0), back.get(lane, 0))
+        for lane in [lane for lane, at in self._held_at.items() if slot - at > FORGOTTEN]:
+            del self._paces[lane], self._held_at[lane]
         self._slot, self._gone = slot, {}
 
     def _judge(self, lane: str, gone: int, back: int) -> None:
         pace = self._paces.get(lane, self._largest)
-        if gone and back > MUCH * gone:
-            self._paces[lane] = max(FLOOR, min(pace, gone) // 2, int(OVER * (gone - back)))
-        elif back <= MUCH * gone:
-            faster = max(FLOOR, int(pace * FASTER))
-            self._paces[lane] = faster
-            if faster >= self._largest:
-                del self._paces[lane]
+        if back > MUCH * gone:
+            if gone:
+                self._paces[lane] = max(FLOOR, min(pace, gone) // 2, int(OVER * (gone - back)))
+            if lane in self._paces:
+                self._held_at[lane] = self._slot
+        elif lane in self._paces and gone >= USED * pace:
+            self._paces[lane] = int(pace * FASTER)
 
     def gone(self, jobs: Mapping[str, int]) -> None:
         """So many were dispatched, per lane."""

@@ -114,9 +114,11 @@ def test_wishes_zones_and_order(tmp_path: Path) -> None:
         urgent = post(home, plain, to=[f"t{i}@gmail.com" for i in range(20)])
         home.wait_ended(LARGE + SMALL + 20 + 4, longest=240)
         ends = ended(home)
-        small_ends = [ends[parse_id(job["id"])] for job in small.json()["jobs"]]
-        urgent_ends = [ends[parse_id(job["id"])] for job in urgent.json()["jobs"]]
-        large_ends = sorted(set(ends.values()) - set(small_ends) - set(urgent_ends))
+        small_jobs = {parse_id(job["id"]) for job in small.json()["jobs"]}
+        urgent_jobs = {parse_id(job["id"]) for job in urgent.json()["jobs"]}
+        small_ends = [ends[job] for job in small_jobs]
+        urgent_ends = [ends[job] for job in urgent_jobs]
+        large_ends = sorted(ends[job] for job in ends.keys() - small_jobs - urgent_jobs)
         # accepted last, done long before the backlog that stood before them: behind no more than the path's
         # line at its throttle, ten seconds of fifty
         assert max(small_ends) < large_ends[int(len(large_ends) * 0.5)]

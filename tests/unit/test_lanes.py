@@ -6,7 +6,7 @@ from math import ceil
 
 from mailweir.contracts.policy import Policy, Provider, Throttle
 from mailweir.contracts.snapshot import FastPath, FastState, PathState, Snapshot
-from router.lanes import LEAST, OVER, STEPS, LaneShares, Paces
+from router.lanes import FORGOTTEN, LEAST, OVER, STEPS, LaneShares, Paces
 
 POLICY = Policy(providers={"gmail": Provider("gmail", rate=Throttle(600, 60))})
 SNAPSHOT = Snapshot(1, 0.0, 1, {})
@@ -60,14 +60,18 @@ def test_what_comes_back_holds_a_lane_to_what_goes() -> None:
     assert paces.left("~0b", 0.0) is None, "another lane was never held"
 
 
-def test_jobs_that_waited_before_and_go_now_hold_nothing() -> None:
-    """A backlog sent back once, at its first try: what counts is what comes back now."""
+def test_who_was_sent_back_far_ahead_does_not_come_as_a_herd() -> None:
+    """Much less than the pace goes for the ten seconds until their places: it does not grow meanwhile."""
     paces = Paces(20_000)
     paces.turn(1, lambda of: {})
     paces.gone({"gmail": 5000})
     paces.turn(2, lambda of: {"gmail": 4000})
-    for slot in range(3, 12):
+    held = paces.left("gmail", 1.0)
+    for slot in range(3, 9):
         paces.gone({"gmail": 400})
+        paces.turn(slot, lambda of: {})
+    assert held == paces.left("gmail", 1.0) == 2500
+    for slot in range(9, 2 + FORGOTTEN + 2):
         paces.turn(slot, lambda of: {})
     assert paces.left("gmail", 0.0) is None
 
