@@ -86,27 +86,34 @@ class Paces:
         self._held_at: dict[str, int] = {}  # slot in which much came back last
         self._slot = 0
         self._gone: dict[str, int] = {}  # in this slot
+        self._before: tuple[Mapping[str, int], Mapping[str, int]] = (
+            {},
+            {},
+        )  # gone, back: the one before
 
     def turn(self, slot: int, sent_back: Callable[[int], Mapping[str, int]]) -> None:
-        """In a new slot, judge the last one in which jobs went. ``sent_back(slot)``: per lane."""
+        """In a new slot, judge the two before it: a job comes back up to seconds after it went.
+        ``sent_back(slot)``: per lane."""
         if slot == self._slot:
             return
-        back = sent_back(self._slot) if self._gone else {}
+        if slot > self._slot + 1:
+            self._before = ({}, {})
+        back = sent_back(self._slot) if self._gone or self._paces else {}
         for lane in self._gone.keys() | self._paces.keys():
-            self._judge(lane, self._gone.get(lane, 0), back.get(lane, 0))
+            some = [jobs.get(lane, 0) for jobs in (self._gone, back, *self._before)]
+            self._judge(lane, *some)
+        self._before = (self._gone, back)
         for lane in [lane for lane, at in self._held_at.items() if slot - at > FORGOTTEN]:
             del self._paces[lane], self._held_at[lane]
         self._slot, self._gone = slot, {}
 
-    def _judge(self, lane: str, gone: int, back: int) -> None:
-        pace = self._paces.get(lane, self._largest)
-        if back > MUCH * gone:
-            if gone:
-                self._paces[lane] = max(FLOOR, min(pace, gone) // 2, int(OVER * (gone - back)))
-            if lane in self._paces:
-                self._held_at[lane] = self._slot
-        elif lane in self._paces and gone >= USED * pace:
-            self._paces[lane] = int(pace * FASTER)
+    def _judge(self, lane: str, gone: int, back: int, gone_before: int, back_before: int) -> None:
+        went = gone + gone_before - back - back_before
+        if back + back_before > MUCH * (gone + gone_before):
+            self._paces[lane] = max(FLOOR, int(OVER * went / (2 if gone_before else 1)))
+            self._held_at[lane] = self._slot
+        elif gone >= USED * self._paces.get(lane, math.inf):
+            self._paces[lane] = int(self._paces[lane] * FASTER)
 
     def gone(self, jobs: Mapping[str, int]) -> None:
         """So many were dispatched, per lane."""
