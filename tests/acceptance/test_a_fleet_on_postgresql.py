@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-import pytest
 
 from simulator.control import send_command
 from simulator.ports import free_port
@@ -31,7 +30,6 @@ PROCESSES = (
 JOBS = 60
 
 
-@pytest.mark.timeout(300)
 def test_a_fleet_on_postgresql(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
     port = free_port()
     folder = tmp_path / "simulator"

@@ -219,7 +219,6 @@ def where_people_look(home: House, jobs: list[str]) -> Iterator[tuple[str, bytes
         yield log.name, log.read_bytes()
 
 
-@pytest.mark.timeout(300)
 def test_nobody_reads_a_secret_or_a_recipient(tmp_path: Path) -> None:
     env = {"CANARY_PASSWORD": PASSWORD, "MAILWEIR_LOG_LEVEL": "debug"}
     env["MAILWEIR_ROUTER__CHUNK_TRANSACTIONAL"] = "1"

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from mailweir.plumbing import keys
 from tests.acceptance.house import MAILWEIR, House, house
 from tests.acceptance.sink import OK, Sink, serving
@@ -109,7 +107,6 @@ def routes(home: House, since: float) -> list[tuple[int, float, str, str | None]
     return [(int(r[0]), float(r[1]), str(r[2]), r[3]) for r in rows]
 
 
-@pytest.mark.timeout(240)
 def test_a_full_queue_moves_to_the_relay(tmp_path: Path) -> None:
     with saturated(tmp_path, relays=", relays: [smarthost]") as (home, primary, relay):
         opened = fail(home, primary)
@@ -130,7 +127,6 @@ def test_a_full_queue_moves_to_the_relay(tmp_path: Path) -> None:
     assert max(bounces.values()) <= 3, "nothing goes back and forth"
 
 
-@pytest.mark.timeout(240)
 def test_without_another_way_jobs_wait_at_the_router(tmp_path: Path) -> None:
     with saturated(tmp_path) as (home, primary, _):
         opened = fail(home, primary)

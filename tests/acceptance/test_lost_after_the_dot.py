@@ -7,8 +7,6 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from mailweir.contracts.ids import parse_id
 from tests.acceptance.house import house
 from tests.acceptance.sink import After, Sink, serving
@@ -50,7 +48,6 @@ def recipients(kind: str) -> list[str]:
     return [f"{kind}{i}@{kind}{i // 4}.example" for i in range(EACH)]
 
 
-@pytest.mark.timeout(300)
 def test_lost_after_the_dot(tmp_path: Path) -> None:
     sink = Sink(after=after)
     with serving(sink):

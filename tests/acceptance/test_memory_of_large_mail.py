@@ -5,8 +5,6 @@ from __future__ import annotations
 from hashlib import sha256
 from pathlib import Path
 
-import pytest
-
 from mailweir.contracts.ids import new_ids
 from mailweir.contracts.job import Bucket, Content, ContentKind, JobMeta, NewJob, NewMessage
 from mailweir.spool.store import Spool
@@ -53,7 +51,6 @@ def campaign(home: House) -> None:
     database.close()
 
 
-@pytest.mark.timeout(300)
 def test_memory_of_large_mail(tmp_path: Path) -> None:
     with house(tmp_path, env={"MAILWEIR_WORKER__HELD_BYTES": str(HELD)}) as home:
         home.send(["a@gmail.com"], "bulk")  # lazily loaded code does not count

@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 
 import httpx
-import pytest
 
 from producer.broker import BrokerClient
 from producer.message import Message
@@ -37,7 +36,6 @@ def depths(home: House) -> dict[str, int]:
     return {row["name"]: row["messages"] for row in answer.json()["active_queues"]}
 
 
-@pytest.mark.timeout(300)
 def test_rabbitmq_carries_the_whole_house(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
     env = {
         "MAILWEIR_BROKER__URL": rabbitmq.url,

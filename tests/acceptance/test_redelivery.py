@@ -9,7 +9,6 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-import pytest
 import redis
 
 from mailweir.plumbing import keys
@@ -41,7 +40,6 @@ def consuming(broker: redis.Redis) -> int:
     return sum(c["cmd"] == "brpop" and "b" in c["flags"] for c in broker.client_list())
 
 
-@pytest.mark.timeout(240)
 def test_what_a_queue_loses_is_dispatched_again(tmp_path: Path) -> None:
     with (
         house(tmp_path, env=ALL_AT_ONCE) as home,
@@ -66,7 +64,6 @@ def test_what_a_queue_loses_is_dispatched_again(tmp_path: Path) -> None:
         assert sum(count == 2 for count in times.values()) > JOBS / 2
 
 
-@pytest.mark.timeout(240)
 def test_a_chunk_popped_by_a_worker_that_dies_is_dispatched_again(tmp_path: Path) -> None:
     # stock kombu pops a message before it books it: a worker stopped in BRPOP takes it to its grave
     with (

@@ -6,8 +6,6 @@ import signal
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from tests.acceptance.house import house
 
 JOBS = 2_000
@@ -16,7 +14,6 @@ WORKER = "run worker --queues marketing"
 DOMAINS = ("gmail.com", "outlook.com", "yahoo.com")
 
 
-@pytest.mark.timeout(300)
 def test_five_restarts_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
     with house(tmp_path) as home:
         for provider in ("gmail", "outlook", "yahoo"):

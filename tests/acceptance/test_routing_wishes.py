@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import httpx
-import pytest
 
 from mailweir.contracts.ids import parse_id
 from tests.acceptance.house import House, house
@@ -72,7 +71,6 @@ def explained(home: House, job: str) -> dict[str, object]:
     return dict(json.loads(done.stdout))
 
 
-@pytest.mark.timeout(400)
 def test_wishes_zones_and_order(tmp_path: Path) -> None:
     geo = mmdb.write(tmp_path / "geo.mmdb", {"127.0.0.0/8": mmdb.country("EU", "DE")})
     env = {"MAILWEIR_GEO__DATABASE": str(geo)}

@@ -7,7 +7,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.delivery.scripted import DEFAULTS, Act, Answer, Scripted
@@ -42,7 +42,7 @@ SCRIPT = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(SCRIPT, st.integers(1, 3))
 def test_one_result_each_and_never_a_hang(script: dict[str, list[Answer]], lanes: int) -> None:
     async def run() -> None:

@@ -60,7 +60,6 @@ def chunk() -> Chunk:
     return Chunk(new_id(), Bucket.BULK, "bulk", "s", (1,))
 
 
-@pytest.mark.timeout(120)
 def test_the_router_is_told(rabbitmq: RabbitMQ, settings: Settings) -> None:
     publisher = Publisher(settings)
     publisher.publish([chunk()])
@@ -74,7 +73,6 @@ def test_the_router_is_told(rabbitmq: RabbitMQ, settings: Settings) -> None:
     publisher.close()
 
 
-@pytest.mark.timeout(120)
 def test_a_service_is_told(rabbitmq: RabbitMQ, settings: Settings) -> None:
     publisher = Publisher(settings)
     publisher.depths([keys.INGRESS])  # declares the queues
@@ -87,7 +85,6 @@ def test_a_service_is_told(rabbitmq: RabbitMQ, settings: Settings) -> None:
         client.send(message)
 
 
-@pytest.mark.timeout(120)
 def test_the_ingress_consumer_is_told(rabbitmq: RabbitMQ, settings: Settings) -> None:
     line = open_line(settings, rabbitmq.url)
     assert line.claim() == []

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 import redis
 
 from mailweir.contracts.ids import RANDOM_BITS, SEQUENCE_BITS
@@ -88,7 +87,6 @@ def published(rig: Rig) -> list[int]:
     return found
 
 
-@pytest.mark.timeout(300)
 def test_three_processes_share_the_work_and_keep_the_shares(
     tmp_path: Path,
     redis_url: str,

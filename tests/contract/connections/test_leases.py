@@ -102,7 +102,8 @@ async def test_places_do_not_touch_each_other(leases: tuple[LeaseBook, Pass]) ->
 
 @pytest.mark.needs("redis")
 @settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     story=st.lists(
