@@ -126,7 +126,8 @@ def test_times_are_believed_within_reason():
 def test_bounded(data):
     began = time.process_time()
     assert parse_report(data, now=NOW)
-    assert time.process_time() - began < 1.0
+    # a quarter of a second where it is slowest; what grew with the square would take minutes
+    assert time.process_time() - began < 3.0
 
 
 def test_a_delay_never_suppresses():
