@@ -132,7 +132,7 @@ def test_a_policy_changes_while_mail_flows(tmp_path: Path) -> None:
         assert not any("@gmail.com" in line for line in differences)
 
         # nothing was lost on the way, nothing was sent twice
-        assert home.wait_ended(len(jobs))["sent"] == len(jobs)
+        assert home.wait_ended(len(jobs), longest=240)["sent"] == len(jobs)
         assert Counter(record["ref"] for record in home.witness()) == Counter(jobs)
 
         history = json.loads(home.run("policy", "history", "-o", "json").stdout)

@@ -26,9 +26,11 @@ from producer.errors import QueueUnavailable
 from producer.message import Message
 from tests.services.rabbitmq import RabbitMQ
 
-TIMEOUT = 1.0  # setting broker.socket_timeout
+TIMEOUT = 3.0  # setting broker.socket_timeout; a broker that goes on has a queue declared in less
 KEY = "mw_000000000000.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
-IN_TIME = 15.0  # that, and two vain attempts to connect, 3 s each and 2 s between
+# that, two vain attempts to connect, 3 s each and 2 s between, and as much for a busy machine; without a
+# timeout it would be for ever
+IN_TIME = 25.0
 
 
 @pytest.fixture
