@@ -76,7 +76,7 @@ def test_lost_after_the_dot(tmp_path: Path) -> None:
                     for _, state, due in rows()
                 )
 
-            home.wait("every job's end", ended, longest=200)
+            home.wait("every job's end", ended, longest=400)
             states = {name_of[number]: state for number, state, _ in rows()}
             with database.read() as conn:
                 attempts = conn.exec_driver_sql("SELECT job_id, source FROM attempts").all()
