@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from mailweir.contracts.ids import format_id, new_ids
 from mailweir.contracts.job import Bucket, Job
 from mailweir.contracts.lifecycle import State
-from mailweir.contracts.route import Chunk, Decision, Held, Orders, Refused, Routed
+from mailweir.contracts.route import SENT_BACK, Chunk, Decision, Held, Orders, Refused, Routed
 from mailweir.contracts.snapshot import FastState, Snapshot
 from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.publisher import Publisher, PublishFailed
@@ -80,9 +80,7 @@ class Tally:
     ended: int = 0
     by_queue: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     wanted: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # room or not
-    # jobs that had waited for a throttle before, and all that were claimed
-    throttled_by_lane: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    claimed_by_lane: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    by_lane: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # dispatched
 
 
 class Dispatcher:
@@ -148,10 +146,6 @@ class Dispatcher:
         suppressed = {
             job.id: reason for job, reason in zip(jobs, reasons, strict=True) if reason is not None
         }
-        for job in jobs:
-            tally.claimed_by_lane[job.lane] += 1
-            if job.state == State.HELD:
-                tally.throttled_by_lane[job.lane] += 1
         policies = inputs.policies
         by_policy: dict[CompiledPolicy, list[Job]] = defaultdict(list)
         for job in jobs:
@@ -260,6 +254,7 @@ class Dispatcher:
                 if tally.by_queue[decision.queue] >= room(decision.queue):
                     continue  # stays as it was; the next batch has room again
                 tally.by_queue[decision.queue] += 1
+                tally.by_lane[job.lane] += 1
                 groups[decision.queue, decision.source].append((job, decision))
             elif isinstance(decision, Held):
                 tally.held += 1
@@ -324,9 +319,15 @@ def _dispatch(
     pools: dict[int, str] = {}
     orders: dict[int, Orders] = {}
     size = 0
+    waited: dict[int, Orders] = {}  # by identity: a batch shares its orders' objects
     for job, routed in part:
         pools[job.id] = routed.pool
-        orders[job.id] = routed.orders
+        given = routed.orders
+        if job.state == State.HELD and (job.reason or "").startswith(SENT_BACK):
+            given = waited.get(id(given)) or waited.setdefault(
+                id(given), msgspec.structs.replace(given, back=True)
+            )
+        orders[job.id] = given
         size += job.size
     chunk = Chunk(chunk_id, bucket, queue, source, tuple(pools), size)
     return Dispatch(chunk, pools, orders)

@@ -1,14 +1,15 @@
-"""How many jobs of a lane (provider, or a group of small ones) the window may hold.
+"""How many jobs of a lane (provider, or a group of small ones) the window may hold, and how many go a second.
 
-A path's share is what its live rate allows in ten seconds, so a slow provider never fills the window.
-Lanes of unknown providers hold many sites with a limit each, so their share is learnt: it halves when
-most of what was claimed had waited for a throttle before, and doubles when none had.
+A path's share of the window is what its live rate allows in ten seconds, so a slow provider never fills
+it. What binds may be another limit, and lanes of unknown providers hold many sites with a limit each; so
+workers count what a throttle sent back to wait, and a lane of which much comes back gets no more than a
+little over what went (:class:`Paces`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from mailweir.contracts.policy import Policy
@@ -20,6 +21,21 @@ SECONDS = 10.0
 
 LEAST = 5
 """A lane may always try a few: the answer is how we learn that it is free again."""
+
+FLOOR = 50
+"""The slowest pace, jobs a slot (``keys.FLEET_SLOT``)."""
+
+MUCH = 0.1
+"""Share of what was dispatched that may come back without the pace being held."""
+
+OVER = 1.25
+"""A held pace, over what went: a limit that has risen is noticed by less coming back."""
+
+FASTER = 1.5
+"""A pace grows so each slot in which little came back."""
+
+STEPS = 4
+"""Parts of a slot in which a pace is spent: all at once it would wait in a worker, job by job chunks cost."""
 
 
 def path_rate(
@@ -52,12 +68,57 @@ class Rival(NamedTuple):
     waiting: Mapping[str, int]  # its jobs dispatched and not yet taken, per lane
 
 
+class Paces:
+    """How many jobs of each lane go in a slot of time, for one bucket. A lane is not held until it shows
+    that it must be."""
+
+    def __init__(self, largest: int) -> None:
+        """``largest``: a pace that has grown so far is no longer held."""
+        self._largest = largest
+        self._paces: dict[str, int] = {}
+        self._slot = 0
+        self._gone: dict[str, int] = {}  # in this slot
+
+    def turn(self, slot: int, sent_back: Callable[[int], Mapping[str, int]]) -> None:
+        """In a new slot, judge the last one in which jobs went. ``sent_back(slot)``: per lane."""
+        if slot == self._slot:
+            return
+        if self._gone:
+            back = sent_back(self._slot)
+            for lane in self._gone.keys() | self._paces.keys():
+                self._judge(lane, self._gone.get(lane, 0), back.get(lane, 0))
+        self._slot, self._gone = slot, {}
+
+    def _judge(self, lane: str, gone: int, back: int) -> None:
+        pace = self._paces.get(lane, self._largest)
+        if gone and back > MUCH * gone:
+            self._paces[lane] = max(FLOOR, min(pace, gone) // 2, int(OVER * (gone - back)))
+        elif back <= MUCH * gone:
+            faster = max(FLOOR, int(pace * FASTER))
+            self._paces[lane] = faster
+            if faster >= self._largest:
+                del self._paces[lane]
+
+    def gone(self, jobs: Mapping[str, int]) -> None:
+        """So many were dispatched, per lane."""
+        for lane, count in jobs.items():
+            self._gone[lane] = self._gone.get(lane, 0) + count
+
+    def left(self, lane: str, into: float) -> int | None:
+        """Jobs that may go now, ``into`` a slot (0 to 1); None: any number."""
+        pace = self._paces.get(lane)
+        if pace is None:
+            return None
+        part = math.ceil(pace * min(STEPS, int(into * STEPS) + 1) / STEPS)
+        return max(0, part - self._gone.get(lane, 0))
+
+
 class LaneShares:
     """Room per lane for one bucket, from the policy's rates and from experience."""
 
     def __init__(self, largest: int) -> None:
         self._largest = largest
-        self._learnt: dict[str, int] = {}
+        self.paces = Paces(largest)
 
     def room(
         self,
@@ -69,13 +130,14 @@ class LaneShares:
         fast: FastState,
         waiting: Mapping[str, int],
         rivals: Sequence[Rival] = (),
+        into: float = 0.0,
     ) -> dict[str, int]:
         """Jobs each lane may still get; ``waiting``: its jobs already dispatched and not yet taken.
-        ``rivals``: other buckets that use the same sources."""
+        ``rivals``: other buckets that use the same sources. ``into``: see :meth:`Paces.left`."""
         names = tuple(sources)
         rooms = {}
         for lane in lanes:
-            allowed = self._learnt.get(lane, self._largest)
+            allowed = self._largest
             if not lane.startswith("~"):
                 rate = sum(path_rate(policy, snapshot, fast, s, lane, bucket) for s in names)
                 if rate * SECONDS < allowed:
@@ -85,18 +147,7 @@ class LaneShares:
                             allowed = max(LEAST, math.ceil(allowed * (1 - STEP_SHARE)))
                         else:
                             allowed = max(LEAST, allowed - rival.waiting.get(lane, 0))
-            rooms[lane] = max(0, allowed - waiting.get(lane, 0))
+            room = max(0, allowed - waiting.get(lane, 0))
+            left = self.paces.left(lane, into)
+            rooms[lane] = room if left is None else min(room, left)
         return rooms
-
-    def learn(self, claimed: Mapping[str, int], waited: Mapping[str, int]) -> None:
-        """After a batch: jobs claimed per lane, and those of them that had waited for a throttle."""
-        for lane, count in claimed.items():
-            before = self._learnt.get(lane, self._largest)
-            if 2 * waited.get(lane, 0) > count:
-                self._learnt[lane] = max(LEAST, min(before, 2 * count) // 2)
-            elif not waited.get(lane):
-                grown = before * 2
-                if grown >= self._largest:
-                    self._learnt.pop(lane, None)
-                else:
-                    self._learnt[lane] = grown

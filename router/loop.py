@@ -17,7 +17,7 @@ from mailweir.plumbing.settings import RouterSettings
 from mailweir.spool.store import Flow, Pick, Spool, Window
 from router.dispatch import Dispatcher, Inputs
 from router.lanes import LaneShares, Rival
-from router.policy.fairness import STEP_SHARE, plan
+from router.policy.fairness import STEP_SHARE, plan, served
 from router.precedence import FULL, ORDER, Yielding, better, together
 from router.reconciler import Reconciler
 from router.window import Mix, Windows
@@ -82,6 +82,7 @@ class Loop:
         self._settings = settings
         self._queues = queues
         self._shares = {bucket: LaneShares(settings.window_max) for bucket in buckets}
+        self._served: dict[Bucket, dict[str, float]] = {bucket: {} for bucket in buckets}
         self._mixes = {bucket: Mix() for bucket in buckets}
         floor = settings.window_min * (1 - STEP_SHARE) / settings.window_seconds
         self._yielding = {bucket: Yielding(floor) for bucket in buckets}
@@ -133,12 +134,12 @@ class Loop:
         if not turn.due(bucket):
             return 0
         now, flows = self._clock.now(), turn.flows(bucket)
-        picks = self._plan(bucket, flows, total, now, turn) if total > 0 else []
+        picks = self._plan(bucket, flows, total, now, turn, queues) if total > 0 else []
         if not picks:
             turn.went[bucket] = (0, _full(room, sizes, {}))
             return 0
         tally = self._dispatcher.batch(bucket, picks, turn.inputs, lambda queue: room.get(queue, 0))
-        self._shares[bucket].learn(tally.claimed_by_lane, tally.throttled_by_lane)
+        self._shares[bucket].paces.gone(tally.by_lane)
         self._mixes[bucket].learn(tally.wanted)
         turn.went[bucket] = (tally.dispatched, _full(room, sizes, tally.by_queue))
         self._yielding[bucket].gone(tally.dispatched)
@@ -155,12 +156,21 @@ class Loop:
         return sum(found) if found else None
 
     def _plan(
-        self, bucket: Bucket, flows: Sequence[Flow], room: int, now: float, turn: Turn
+        self,
+        bucket: Bucket,
+        flows: Sequence[Flow],
+        room: int,
+        now: float,
+        turn: Turn,
+        queues: tuple[str, ...],
     ) -> list[Pick]:
         inputs = turn.inputs
         compiled = inputs.policies.live
         sources = [name for name, s in compiled.sources.items() if bucket in s.buckets]
-        lanes = self._shares[bucket].room(
+        shares = self._shares[bucket]
+        slot, into = divmod(time.time() / keys.FLEET_SLOT, 1)
+        shares.paces.turn(int(slot), lambda of: self._windows.sent_back(queues, of))
+        lanes = shares.room(
             {flow.lane for flow in flows},
             sources,
             bucket,
@@ -169,8 +179,12 @@ class Loop:
             inputs.fast,
             turn.window.lanes.get(bucket, {}),
             [self._rival(other, bucket, now, turn) for other in compiled.rivals[bucket]],
+            into,
         )
-        chosen = plan(flows, room, now, lanes, compiled.policy.tenants, self._settings.ageing)
+        weights = compiled.policy.tenants
+        before = self._served[bucket]
+        chosen = plan(flows, room, now, lanes, weights, self._settings.ageing, before=before)
+        self._served[bucket] = served(chosen, flows, weights, before)
         return [Pick(flow, limit) for flow, limit in chosen]
 
 

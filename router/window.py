@@ -98,6 +98,20 @@ class Windows:
             }
         return {q: finished_lately(self._slots[q], self._looked, seconds) for q in queues}
 
+    def sent_back(self, queues: tuple[str, ...], slot: int) -> dict[str, int]:
+        """Jobs of these queues that a throttle sent back in a slot, by lane; none while Redis is away."""
+        back: dict[str, int] = {}
+        try:
+            pipe = self._redis.pipeline(transaction=False)
+            for queue in queues:
+                pipe.hgetall(keys.SENT_BACK.format(queue=queue, slot=slot))
+            for lanes in pipe.execute():
+                for lane, jobs in lanes.items():
+                    back[lane.decode()] = back.get(lane.decode(), 0) + int(jobs)
+        except RedisError:
+            return {}
+        return back
+
     def sizes(self, queues: tuple[str, ...]) -> dict[str, int]:
         """Jobs each queue may hold now: what its fleet finished in ``window_seconds``, within bounds."""
         smallest, largest = self._settings.window_min, self._settings.window_max

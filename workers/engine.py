@@ -315,8 +315,9 @@ class Engine:
         purse = run.alike.get(alike)
         if purse is None:
             ask = self._asks.get(run, work, provider, slowed)
-            purse = run.purses.get(ask) or Purse(ask, run.chunk.id, run.patience)
-            run.alike[alike] = run.purses[ask] = purse
+            back = work.orders.back
+            purse = run.purses.get((ask, back)) or Purse(ask, run.chunk.id, run.patience, back)
+            run.alike[alike] = run.purses[ask, back] = purse
         purse.jobs[job.id] = job
         ready = Ready(work, envelope, provider, purse)
         run.ready[job.id] = ready

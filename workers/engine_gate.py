@@ -23,6 +23,7 @@ from redis.asyncio import Redis
 from mailweir.contracts.ids import made_at
 from mailweir.contracts.job import Job
 from mailweir.contracts.lifecycle import State
+from mailweir.contracts.route import SENT_BACK
 from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.database import DatabaseUnavailable
 from mailweir.plumbing.wire import wire_of
@@ -139,7 +140,7 @@ class Gate:
                 due = max(job.accepted_at, job.meta.send_at or 0.0)
                 return Refusal(State.DUE, due, f"path shut: {path}")
         GATED.labels("held").inc()
-        return Refusal(State.HELD, place, f"throttle: {purse.layer or 'its turn'}")
+        return Refusal(State.HELD, place, f"{SENT_BACK}{purse.layer or 'its turn'}")
 
     def mark(self, chunk_id: int, job_id: int) -> Booked:
         """A mail begins: from here on a crash makes it uncertain (N41)."""
@@ -298,14 +299,15 @@ class Gate:
         now = self._clock.now()
         wanted: list[tuple[Purse, int]] = []
         waiting: list[int] = []
-        for purse, (arrived, waited) in askers.items():
+        # who was sent back before asks first
+        for purse, (arrived, waited) in sorted(askers.items(), key=lambda a: not a[0].back):
             if (purse.left or purse.promised) and now > purse.good_until:
                 await self._return(purse)
             if count := purse.asks(arrived, waited, now):
                 wanted.append((purse, count))
                 waiting.append(min(count, arrived))
         asks = [(purse.ask, count) for purse, count in wanted]
-        grants = await self._limiter.take(asks, waiting)
+        grants = await self._limiter.take(asks, waiting, [purse.back for purse, _ in wanted])
         for (purse, _), grant in zip(wanted, grants, strict=True):
             if purse.left or purse.promised:
                 # tokens of two grants: the older one's time binds both

@@ -29,6 +29,7 @@ class Purse:
     ask: Ask
     chunk_id: int
     patience: Patience
+    back: bool = False  # these were sent back before, to wait for a place
     jobs: dict[int, Job] = field(default_factory=dict)  # not at the remote yet
     grant: Grant | None = None
     layer: str | None = None  # that bound last: a newer grant may have met none

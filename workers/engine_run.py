@@ -16,7 +16,7 @@ from mailweir.contracts.events import Attempt, Classification
 from mailweir.contracts.ids import new_id
 from mailweir.contracts.lifecycle import State
 from mailweir.contracts.policy import Policy, Provider, Source
-from mailweir.contracts.route import Chunk
+from mailweir.contracts.route import SENT_BACK, Chunk
 from mailweir.contracts.snapshot import Snapshot
 from mailweir.mail.classify import classify, enhanced_of
 from mailweir.plumbing.clock import Clock
@@ -77,7 +77,8 @@ class Run:
     alike: dict[tuple[object, ...], Purse] = field(
         default_factory=dict
     )  # by what decides the layers
-    purses: dict[Ask, Purse] = field(default_factory=dict)
+    # by limits, and whether they wait for the second time
+    purses: dict[tuple[Ask, bool], Purse] = field(default_factory=dict)
     began: dict[int, float] = field(default_factory=dict)  # at the remote: policy time it began
     started: float = field(default_factory=time.monotonic)
     ends: float = math.inf  # real monotonic time after which no more jobs are started
@@ -106,7 +107,7 @@ class Run:
         """Every connection their site may have is at work."""
         for envelope in envelopes:
             wait = NO_CONNECTION_WAIT * self.clock.rate
-            self.hold(envelope.job_id, wait, f"throttle: connections of {self.source.name}")
+            self.hold(envelope.job_id, wait, f"{SENT_BACK}connections of {self.source.name}")
 
     def bury(self, job_id: int, error: BaseException) -> None:
         """No code could handle it: kept and shown, and no other job is harmed."""
@@ -225,4 +226,4 @@ class Run:
             verdict.stay_with if verdict else work.job.stay_with if due_at is not None else None,
             attempt,
         )
-        self.writer.put(outcome, work.job.bucket, self.chunk.queue, note)
+        self.writer.put(outcome, work.job.bucket, self.chunk.queue, work.job.lane, note)

@@ -112,6 +112,7 @@ class Writer:
         self._notes: list[PathNote] = []
         self._closing: dict[int, asyncio.Future[None]] = {}
         self._finished: dict[str, int] = defaultdict(int)
+        self._sent_back: dict[tuple[str, str], int] = defaultdict(int)  # by queue and lane
         self._ended: dict[tuple[str, str], int] = defaultdict(int)  # by bucket and state
         self._first = 0.0
         self._wake = asyncio.Event()
@@ -122,8 +123,15 @@ class Writer:
         """Begin to write."""
         self._task = asyncio.create_task(self._run(), name="outcome-writer")
 
-    def put(self, outcome: Outcome, bucket: str, queue: str, note: PathNote | None = None) -> None:
-        """Have an outcome written. Returns at once."""
+    def put(
+        self,
+        outcome: Outcome,
+        bucket: str,
+        queue: str,
+        lane: str = "",
+        note: PathNote | None = None,
+    ) -> None:
+        """Have an outcome written. Returns at once. ``lane`` of a job that may have to wait."""
         if not self._outcomes:
             self._first = time.monotonic()
         self._outcomes.append(outcome)
@@ -135,6 +143,8 @@ class Writer:
         self._ended[bucket, outcome.state] += 1
         if outcome.attempt is not None:
             self._finished[queue] += 1
+        elif outcome.state is State.HELD:
+            self._sent_back[queue, lane] += 1
         if len(self._outcomes) == 1 or len(self._outcomes) >= self._rows:
             self._wake.set()
 
@@ -221,12 +231,13 @@ class Writer:
         closing = [c for c in self._closing if c not in waiting]
         taking = {c: self._taking.pop(c) for c in list(self._taking)[:TAKE_MAX]}
         finished, self._finished = self._finished, defaultdict(int)
+        sent_back, self._sent_back = self._sent_back, defaultdict(int)
         for (bucket, state), count in self._ended.items():
             OUTCOMES.labels(bucket, state).inc(count)
         self._ended.clear()
         try:
             lost, _ = await asyncio.gather(
-                self._write(batch, closing, taking), self._book(notes, finished)
+                self._write(batch, closing, taking), self._book(notes, finished, sent_back)
             )
         finally:
             self._unwritten -= len(batch)
@@ -314,12 +325,17 @@ class Writer:
         )
         return await self._write([dead], closing)
 
-    async def _book(self, notes: Sequence[PathNote], finished: dict[str, int]) -> None:
+    async def _book(
+        self,
+        notes: Sequence[PathNote],
+        finished: Mapping[str, int],
+        sent_back: Mapping[tuple[str, str], int],
+    ) -> None:
         """Never fails: outcomes are written beside it."""
         try:
             await self._book_paths(notes)
-            if finished:
-                await self._count(finished)
+            if finished or sent_back:
+                await self._count(finished, sent_back)
         except Exception:
             log.exception("paths not booked")
 
@@ -340,8 +356,11 @@ class Writer:
             ]
         )
 
-    async def _count(self, finished: dict[str, int]) -> None:
-        """What the router's window follows: jobs finished per queue and slot of time."""
+    async def _count(
+        self, finished: Mapping[str, int], sent_back: Mapping[tuple[str, str], int]
+    ) -> None:
+        """What the router's windows follow, by slot of time: jobs finished per queue, and sent back by a
+        throttle per queue and lane."""
         slot = int(time.time() // keys.FLEET_SLOT)
         # between two writes lie fewer slots than that, or the key has expired
         old = [slot - back for back in range(SLOTS_KEPT, 2 * SLOTS_KEPT)]
@@ -352,6 +371,12 @@ class Writer:
                 commands += (
                     ("HINCRBY", key, slot, count),
                     ("HDEL", key, *old),
+                    ("EXPIRE", key, int(keys.FLEET_SLOT * SLOTS_KEPT)),
+                )
+            for (queue, lane), count in sent_back.items():
+                key = keys.SENT_BACK.format(queue=queue, slot=slot)
+                commands += (
+                    ("HINCRBY", key, lane, count),
                     ("EXPIRE", key, int(keys.FLEET_SLOT * SLOTS_KEPT)),
                 )
             await self._wire.run(*commands)

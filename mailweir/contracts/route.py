@@ -8,6 +8,9 @@ from mailweir.contracts.job import Bucket
 
 THROTTLED = ".throttled"
 
+SENT_BACK = "throttle: "
+"""So begins the reason of a job that a worker sent back to wait for its place; behind it the layer."""
+
 
 def queue_name(bucket: str, *, throttled: bool = False, region: str | None = None) -> str:
     """The bucket queue: ``bulk``, ``bulk.throttled``, ``bulk.throttled@eu`` (S11, regions)."""
@@ -29,6 +32,7 @@ class Orders(msgspec.Struct, frozen=True, omit_defaults=True):
     archive: str | None = None  # address that gets a copy
     relay: str | None = None  # fallback relay used in place of the pool's sources
     priority: int | None = None  # the rule's priority, kept when the job comes back
+    back: bool = False  # a throttle sent the job back to wait: its place comes before newcomers'
     arm: str = ""  # A/B arm that was drawn, "split/pool" or "split/pool/source" (S20)
 
 

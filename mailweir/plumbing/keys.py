@@ -59,6 +59,9 @@ BOUNCE_GUARD = "mw:guard:{provider}"
 WORKERS = "mw:workers"  # hash: worker name -> JSON heartbeat (queues, sources, real time)
 FLEET = "mw:fleet:{queue}"  # hash: slot of real time -> jobs finished
 FLEET_SLOT = 2.0  # real seconds of such a slot: a fleet that slows down is seen in so many
+SENT_BACK = (
+    "mw:back:{queue}:{slot}"  # hash, expires: lane -> jobs a throttle sent back in that slot
+)
 
 
 def path_state(source: str, provider: str) -> str:

@@ -32,7 +32,7 @@ rules:
   - name: rest
     action: {pool: news}
 providers:
-  gmail: {rate: 60000/min, connections: 10, per_connection: 1000, tls: opportunistic}
+  gmail: {rate: 6000/min, connections: 10, per_connection: 1000, tls: opportunistic}
 buckets:
   transactional: {recipient_limit: none}
   marketing: {recipient_limit: none}
@@ -114,14 +114,12 @@ def test_wishes_zones_and_order(tmp_path: Path) -> None:
         urgent = post(home, plain, to=[f"t{i}@gmail.com" for i in range(20)])
         home.wait_ended(LARGE + SMALL + 20 + 4, longest=240)
         ends = ended(home)
-        bulk_end = max(ends.values())
         small_ends = [ends[parse_id(job["id"])] for job in small.json()["jobs"]]
         urgent_ends = [ends[parse_id(job["id"])] for job in urgent.json()["jobs"]]
         large_ends = sorted(set(ends.values()) - set(small_ends) - set(urgent_ends))
-        # accepted last, done long before the backlog that stood before them; one that the path's throttle
-        # sent back, and that came too late for its place there, may stand in line once more
-        assert sorted(small_ends)[int(SMALL * 0.8)] < large_ends[int(len(large_ends) * 0.5)]
-        assert max(small_ends) < bulk_end
+        # accepted last, done long before the backlog that stood before them: behind no more than the path's
+        # line at its throttle, ten seconds of fifty
+        assert max(small_ends) < large_ends[int(len(large_ends) * 0.5)]
         assert max(urgent_ends) < large_ends[int(len(large_ends) * 0.3)]
 
 

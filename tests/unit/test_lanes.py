@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 from mailweir.contracts.policy import Policy, Provider, Throttle
 from mailweir.contracts.snapshot import FastPath, FastState, PathState, Snapshot
-from router.lanes import LEAST, LaneShares
+from router.lanes import LEAST, OVER, STEPS, LaneShares, Paces
 
 POLICY = Policy(providers={"gmail": Provider("gmail", rate=Throttle(600, 60))})
 SNAPSHOT = Snapshot(1, 0.0, 1, {})
@@ -34,13 +36,55 @@ def test_a_warmup_cap_used_up_leaves_only_a_trial() -> None:
     assert got == {"gmail": LEAST}
 
 
-def test_an_unknown_lane_learns_from_what_comes_back() -> None:
-    shares = LaneShares(1000)
-    assert room(shares, "~0a") == 1000
-    shares.learn({"~0a": 300}, {"~0a": 290})
-    assert room(shares, "~0a") == 300
-    shares.learn({"~0a": 100}, {"~0a": 100})
-    assert room(shares, "~0a") == 100
-    for _ in range(5):
-        shares.learn({"~0a": 100}, {})
-    assert room(shares, "~0a") == 1000
+def test_what_comes_back_holds_a_lane_to_what_goes() -> None:
+    """A limit of 100 a slot that no policy tells: the pace finds it, and stays a little over it."""
+    paces = Paces(20_000)
+    back: dict[int, int] = {}
+    gone: list[int] = []
+    for slot in range(1, 40):
+        paces.turn(slot, lambda of: {"~0a": back[of]})
+        left = paces.left("~0a", 1.0)
+        count = 4000 if left is None else left  # there is always more to send
+        paces.gone({"~0a": count})
+        gone.append(count)
+        back[slot] = max(0, count - 100)
+    assert gone[0] == 4000
+    assert max(gone[8:]) <= 100 * OVER**2
+    assert sum(gone[20:]) >= 100 * len(gone[20:]), "the limit is used"
+    for slot in range(40, 60):  # it is lifted
+        paces.turn(slot, lambda of: {"~0a": back[of]})
+        left = paces.left("~0a", 1.0)
+        paces.gone({"~0a": 4000 if left is None else left})
+        back[slot] = 0
+    assert paces.left("~0a", 0.0) is None
+    assert paces.left("~0b", 0.0) is None, "another lane was never held"
+
+
+def test_jobs_that_waited_before_and_go_now_hold_nothing() -> None:
+    """A backlog sent back once, at its first try: what counts is what comes back now."""
+    paces = Paces(20_000)
+    paces.turn(1, lambda of: {})
+    paces.gone({"gmail": 5000})
+    paces.turn(2, lambda of: {"gmail": 4000})
+    for slot in range(3, 12):
+        paces.gone({"gmail": 400})
+        paces.turn(slot, lambda of: {})
+    assert paces.left("gmail", 0.0) is None
+
+
+def test_a_pace_is_spent_in_parts_of_its_slot() -> None:
+    paces = Paces(20_000)
+    paces.turn(1, lambda of: {})
+    paces.gone({"gmail": 1000})
+    paces.turn(2, lambda of: {"gmail": 500})
+    whole = int(OVER * 500)
+    assert [paces.left("gmail", into) for into in (0.0, 0.3, 0.99)] == [
+        ceil(whole / STEPS), ceil(2 * whole / STEPS), whole,
+    ]  # fmt: skip
+    paces.gone({"gmail": 150})
+    assert paces.left("gmail", 0.0) == ceil(whole / STEPS) - 150
+    assert paces.left("gmail", 0.1) == ceil(whole / STEPS) - 150
+    shares = LaneShares(20_000)
+    assert room(shares, "gmail") == 200
+    shares.paces = paces
+    assert room(shares, "gmail") == ceil(whole / STEPS) - 150

@@ -77,14 +77,20 @@ class Throttle:
         """Whether grants come from the local share now."""
         return self._local is not None
 
-    async def take(self, asks: list[tuple[Ask, int]], waiting: Sequence[int] = ()) -> list[Grant]:
+    async def take(
+        self,
+        asks: list[tuple[Ask, int]],
+        waiting: Sequence[int] = (),
+        back: Sequence[bool] = (),
+    ) -> list[Grant]:
         """See :class:`Limiter`. One round trip for all asks."""
         if not asks:
             return []
         if self._local is not None and time.monotonic() < self._again:
             return await self._take_local(asks)
+        none = [0] * len(asks)
         try:
-            grants = await self._take(asks, waiting or [0] * len(asks))
+            grants = await self._take(asks, waiting or none, back or none)
         except (RedisError, OSError) as error:
             self._lost(error)
             return await self._take_local(asks)
@@ -145,11 +151,13 @@ class Throttle:
             UNBOOKED.inc(sum(len(b.events) for b in bookings))
             log.warning("attempts not booked", error=type(error).__name__)
 
-    async def _take(self, asks: list[tuple[Ask, int]], waiting: Sequence[int]) -> list[Grant]:
+    async def _take(
+        self, asks: list[tuple[Ask, int]], waiting: Sequence[int], back: Sequence[int]
+    ) -> list[Grant]:
         origin, speed = self._clock.lua_args
         lease = str(int(PROBE_LEASE * 1000))
         calls, tokens_ = [], []
-        for (ask, n), wait in zip(asks, waiting, strict=True):
+        for (ask, n), wait, was_sent_back in zip(asks, waiting, back, strict=True):
             token = secrets.token_hex(8)
             tokens_.append(token)
             names = [
@@ -160,7 +168,7 @@ class Throttle:
                 keys.probe_lease(ask.source, ask.provider),
             ]
             args = [origin, speed, str(n), token, lease, repr(tokens.AHEAD)]
-            args += (str(wait), repr(tokens.SOON))
+            args += (str(wait), repr(tokens.SOON), str(int(was_sent_back)))
             for layer in ask.layers:
                 names.append(layer.key)
                 args += (layer.kind, repr(layer.a), repr(layer.b))

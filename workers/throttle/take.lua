@@ -8,7 +8,7 @@
 -- KEYS[3] since         hash {epoch, since}: buckets never seen in this epoch were empty at `since`
 -- KEYS[4] path          hash: path state (read only; book.lua writes it)
 -- KEYS[5] probe         string: probe lease of the path
--- KEYS[6..] layers      rate: hash {tokens, updated, place}; count: string prefix, slot appended
+-- KEYS[6..] layers      rate: hash {tokens, updated, place, front}; count: string prefix, slot appended
 --
 -- ARGV[1], ARGV[2] origin, speed: policy time = origin + (real - origin) * speed
 -- ARGV[3] n             tokens asked
@@ -17,6 +17,7 @@
 -- ARGV[6] ahead         places reach at most so many policy seconds behind the first free token
 -- ARGV[7] waiting       askers that wait for a token: they may be promised one of the near future
 -- ARGV[8] near          policy seconds from now in which a promised token must be there
+-- ARGV[9] back          1: they have waited for a place before, and come back to it: their line is another
 -- then 3 per layer      kind (path | rate | count), depth and rate, or limit and slot seconds;
 --                       `path` comes first: a rate that breaker and live rate scale
 --
@@ -41,6 +42,7 @@ local now = real
 if speed ~= 1 then now = origin + (real - origin) * speed end
 local n, ahead = tonumber(ARGV[3]), tonumber(ARGV[6])
 local waiting, near = tonumber(ARGV[7]), tonumber(ARGV[8])
+local line = ARGV[9] == '1' and 'front' or 'place'
 
 local function text(number) return string.format('%.6f', number) end
 
@@ -93,7 +95,7 @@ if path_wait then granted = 0 end
 if not usual or path_wait then reach = 0 end
 
 for i = 1, #KEYS - FIXED do
-  local at = 8 + (i - 1) * 3
+  local at = 9 + (i - 1) * 3
   local layer = { kind = ARGV[at + 1], key = KEYS[FIXED + i] }
   local a, b = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   if layer.kind == 'count' then
@@ -117,7 +119,7 @@ for i = 1, #KEYS - FIXED do
       local live = tonumber(state[4] or '')
       if live then rate = math.min(rate, live) end
     end
-    local stored = redis.call('HMGET', layer.key, 'tokens', 'updated', 'place')
+    local stored = redis.call('HMGET', layer.key, 'tokens', 'updated', line)
     local tokens = tonumber(stored[1] or '') or 0
     local updated = tonumber(stored[2] or '') or since
     layer.place = tonumber(stored[3] or '') or 0
@@ -178,7 +180,7 @@ if probe == 1 and granted < n then
   binding, available = 1, math.max(available, now + ahead)
 end
 
--- a place in time for each asker that got nothing
+-- a place in time for each asker that got nothing: one that came back too late stands before the newcomers
 local first, step, cap, missing = available, 0, available + ahead, n - taken
 if missing > 0 then
   local queue = layers[binding]
@@ -193,7 +195,7 @@ end
 for _, layer in ipairs(layers) do
   if layer.kind ~= 'count' then
     redis.call('HSET', layer.key, 'tokens', text(layer.tokens), 'updated', text(layer.updated),
-      'place', text(layer.place))
+      line, text(layer.place))
     redis.call('EXPIRE', layer.key, layer.expire)
   end
 end

@@ -22,6 +22,7 @@ class _Rate:
     tokens: float
     updated: float
     place: float = 0.0
+    front: float = 0.0
 
 
 @dataclass(slots=True)
@@ -55,10 +56,15 @@ class MemoryThrottle:
         self.counts: dict[str, int] = {}
         self._paths: dict[str, _Path] = {}
 
-    async def take(self, asks: list[tuple[Ask, int]], waiting: Sequence[int] = ()) -> list[Grant]:
+    async def take(
+        self,
+        asks: list[tuple[Ask, int]],
+        waiting: Sequence[int] = (),
+        back: Sequence[bool] = (),
+    ) -> list[Grant]:
         """See :class:`Limiter`."""
-        wait = waiting or [0] * len(asks)
-        return [self._take(ask, n, w) for (ask, n), w in zip(asks, wait, strict=True)]
+        wait, backs = waiting or [0] * len(asks), back or [False] * len(asks)
+        return [self._take(ask, n, w, b) for (ask, n), w, b in zip(asks, wait, backs, strict=True)]
 
     async def give_back(self, grant: Grant, count: int) -> None:
         """See :class:`Limiter`."""
@@ -107,7 +113,7 @@ class MemoryThrottle:
     def _path(self, ask: Ask) -> _Path:
         return self._paths.setdefault(f"{ask.source}|{ask.provider}", _Path())
 
-    def _take(self, ask: Ask, n: int, waiting: int) -> Grant:
+    def _take(self, ask: Ask, n: int, waiting: int, back: bool) -> Grant:
         now, token = self._now(), secrets.token_hex(8)
         path = self._path(ask)
         state = breaker.closed_when_done(path.breaker, now)
@@ -154,8 +160,12 @@ class MemoryThrottle:
                 queue = 0
             rate = self._rates[ask.layers[queue].key]
             step, cap = 1.0 / forms[queue].rate, available + tokens.AHEAD
-            first = min(max(rate.place, available), cap)
-            rate.place = min(first + (n - taken) * step, cap)
+            first = min(max(rate.front if back else rate.place, available), cap)
+            behind = min(first + (n - taken) * step, cap)
+            if back:
+                rate.front = behind
+            else:
+                rate.place = behind
             later = places(first, step, cap, n - taken)
         name = ask.layers[binding].name if binding is not None and n > taken else None
         alone = probe and granted == 1

@@ -41,9 +41,16 @@ class Booking(NamedTuple):
 class Limiter(Protocol):
     """The seam: Redis and memory answer alike (tests/contract/throttle)."""
 
-    async def take(self, asks: list[tuple[Ask, int]], waiting: Sequence[int] = ()) -> list[Grant]:
+    async def take(
+        self,
+        asks: list[tuple[Ask, int]],
+        waiting: Sequence[int] = (),
+        back: Sequence[bool] = (),
+    ) -> list[Grant]:
         """Take up to so many tokens for each ask; all layers of an ask or none. ``waiting``: how many of
-        each ask's mails wait for a token; they may be promised one of the next ``tokens.SOON``."""
+        each ask's mails wait for a token; they may be promised one of the next ``tokens.SOON``. ``back``:
+        which asks' mails have waited for a place before; should it be taken, they get one before
+        newcomers."""
         ...
 
     async def give_back(self, grant: Grant, count: int) -> None:

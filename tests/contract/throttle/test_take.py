@@ -71,6 +71,22 @@ async def test_askers_get_places_one_token_apart_at_most_ten_seconds_ahead(
     assert every == pytest.approx(expected, abs=1e-3)
 
 
+async def test_who_came_back_too_late_stands_before_the_newcomers(
+    limiter: Limiter, clock: Hand
+) -> None:
+    what = ask(limit=Limit(60, 60))
+    step = 1 / tokens.shape(Limit(60, 60)).rate
+    line = await take(limiter, what, 8)  # eight newcomers, a token apart
+    [late] = await limiter.take([(what, 2)], [0], [True])
+    [later] = await limiter.take([(what, 1)], [0], [True])
+    newcomer = await take(limiter, what, 1)
+    at = [START + step * n for n in range(1, 10)]
+    assert line.places == pytest.approx(at[:8], abs=1e-3)
+    assert late.places == pytest.approx(at[:2], abs=1e-3)
+    assert later.places == pytest.approx(at[2:3], abs=1e-3), "they have a line of their own"
+    assert newcomer.places == pytest.approx(at[8:9], abs=1e-3)
+
+
 async def test_a_count_holds_for_its_slot_and_names_the_slot_s_end(
     limiter: Limiter, clock: Hand
 ) -> None:

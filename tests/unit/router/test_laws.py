@@ -28,7 +28,7 @@ from router.policy.compiled import CompiledPolicy
 from router.policy.decide import decide, route, route_many
 from router.policy.draft import Draft
 from router.policy.explain import explain
-from router.policy.fairness import STEP_SHARE, plan
+from router.policy.fairness import QUANTUM, STEP_SHARE, plan, served
 from router.policy.record import record
 from router.policy.replay import replay
 from router.policy.rules import Facts, RuleIndex, compile_match
@@ -391,6 +391,22 @@ def test_tenants_share_by_weight_and_priority_one_goes_first():
     for flow, limit in plan(flows[:2], 400, NOW, {}, {"b": 3.0}):
         got[flow.tenant] += limit
     assert got == {"a": 100, "b": 300}
+
+
+@settings(deadline=None)
+@given(st.integers(1, 12), st.integers(2, 20), st.booleans())
+def test_no_tenant_starves_where_the_room_is_small(room, tenants, blocked):
+    """One tenant's backlog is older than all others', for ever; a lane may be full for good, too."""
+    flows = [Flow("gmail", f"t{i}", 5, NOW - 100 + i) for i in range(tenants)]
+    stuck = [Flow("yahoo", "stuck", 5, NOW - 500)] if blocked else []
+    got, before = Counter(), {}
+    for _ in range(10 * tenants):
+        picks = plan([*flows, *stuck], room, NOW, {"yahoo": 0}, before=before)
+        before = served(picks, [*flows, *stuck], before=before)
+        for flow, limit in picks:
+            got[flow.tenant] += limit
+    assert sum(got.values()) == room * 10 * tenants
+    assert max(got.values()) - min(got[flow.tenant] for flow in flows) <= 2 * QUANTUM
 
 
 def test_records_are_small():
