@@ -5,6 +5,12 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from hypothesis import HealthCheck, settings
+
+# real seconds say nothing of a law: a busy machine is no failure
+settings.register_profile("laws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("laws")
+
 _HERE = Path(__file__).parent / "services"
 
 # one file per real server, each bringing fixtures of its own

@@ -125,6 +125,7 @@ class Engine:
             await self._work(chunk)
 
     async def _work(self, chunk: Chunk) -> None:
+        leased = time.monotonic() + self.parts.settings.worker.lease
         taking = self.parts.writer.take(chunk.id)
         try:
             # shielded: whether it was taken must be known even where nobody works it any more
@@ -149,7 +150,7 @@ class Engine:
         if loaded is None or not loaded.works:
             CHUNKS.labels("empty").inc()
             return
-        run = self._run(chunk, loaded)
+        run = self._run(chunk, loaded, leased)
         self.live[chunk.id] = run
         try:
             if not await self._turned_back(run):
@@ -222,7 +223,7 @@ class Engine:
         resent = uncertain_before(parts.spool.database, again) if again else frozenset()
         return Loaded(works, policy, envelopes, not_ready, broken, resent)
 
-    def _run(self, chunk: Chunk, loaded: Loaded) -> Run:
+    def _run(self, chunk: Chunk, loaded: Loaded, leased: float) -> Run:
         source = loaded.policy.sources.get(chunk.source) or Source(chunk.source)
         return Run(
             chunk,
@@ -238,6 +239,7 @@ class Engine:
             Patience(self.parts.settings.worker.chunk_wait),
             loaded.resent,
             ends=time.monotonic() + self.parts.settings.worker.chunk_seconds,
+            leased=leased,
             stopped=self.stopping,
         )
 

@@ -148,11 +148,14 @@ class Heart:
         if not live:
             return
         loop = asyncio.get_running_loop()
+        leased = time.monotonic() + self._lease
         ours = await loop.run_in_executor(
             self._executor, self._spool.renew, list(live), self._engine.name, self._lease
         )
         for chunk_id, run in live.items():
-            if chunk_id not in ours and chunk_id in self._engine.live:
+            if chunk_id in ours:
+                run.leased = leased
+            elif chunk_id in self._engine.live:
                 log.warning("lease lost", chunk=chunk_id)
                 run.stopped = True
 

@@ -82,12 +82,14 @@ class Run:
     began: dict[int, float] = field(default_factory=dict)  # at the remote: policy time it began
     started: float = field(default_factory=time.monotonic)
     ends: float = math.inf  # real monotonic time after which no more jobs are started
+    leased: float = math.inf  # real monotonic time until which the chunk is surely ours
     stopped: bool = False  # start no more jobs
     copies: list[Ready] = field(default_factory=list)  # accepted by the remote, to be archived
 
     def starts(self) -> bool:
-        """Whether jobs are still started."""
-        return not self.stopped and time.monotonic() < self.ends
+        """Whether jobs are still started. A worker that stood still beyond its lease starts none, though
+        nobody has told it yet: others may have them."""
+        return not self.stopped and time.monotonic() < min(self.ends, self.leased)
 
     def refuse(self, job_id: int, refusal: Refusal) -> None:
         """Our own no: no attempt is spent."""

@@ -119,6 +119,7 @@ class SmtpSession:
     """A client that sends exactly these bytes."""
 
     def __init__(self, home: House) -> None:
+        home.wait_listening(home.smtp_port)
         self._socket = socket.create_connection(("127.0.0.1", home.smtp_port), timeout=30)
         self._file = self._socket.makefile("rb")
         assert self.reply().startswith("220")

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ class House:
             f"http://127.0.0.1:{self.port}{path}",
             json=body,
             headers={"Authorization": f"Bearer {self.api_key}"},
-            timeout=30,
+            timeout=LONGEST,
         )
 
     def send(self, recipients: list[str], bucket: str = "transactional", **more: Any) -> list[str]:
@@ -119,7 +120,8 @@ class House:
 
     def behave(self, provider: str, **behaviour: Any) -> None:
         """Change a simulated provider."""
-        send_command(self.simulator, {"do": "set", "provider": provider, "behaviour": behaviour})
+        order = {"do": "set", "provider": provider, "behaviour": behaviour}
+        send_command(self.simulator, order, timeout=LONGEST)
 
     def witness(self) -> list[dict[str, Any]]:
         """What the providers recorded."""
@@ -159,7 +161,8 @@ class House:
     def pids(self, name: str) -> list[int]:
         """Process ids of a supervised process, by what its command line holds."""
         if name == STATE_SERVER:  # it writes its title over its environment
-            return [int((self.data / "redis" / "server.pid").read_text())]
+            written = (self.data / "redis" / "server.pid").read_text()
+            return [int(written)] if written else []  # a starting server has opened its file
         found = []
         for folder in Path("/proc").iterdir():
             if not folder.name.isdigit():
@@ -179,6 +182,31 @@ class House:
         pid = self.pids(name)[0]
         os.kill(pid, number)
         return pid
+
+    @contextmanager
+    def standing_still(self, name: str) -> Iterator[int]:
+        """A supervised process is stopped (SIGSTOP) while the block runs; its pid. After a minute the
+        supervisor starts another: then nobody stands still any more."""
+        pid = self.kill(name, signal.SIGSTOP)
+        try:
+            yield pid
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def wait_beat(self, process: str) -> None:
+        """Wait for the first beat of a supervised process: before it, it is Python that starts, hears of no
+        signal and consumes nothing."""
+        self.wait(f"the first beat of {process}", (self.data / "run" / f"{process}.beat").exists)
+
+    def wait_listening(self, port: int) -> None:
+        """Wait until somebody listens on a port: only the HTTP door is known to when the house is up."""
+
+        def listens() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        self.wait(f"a server on port {port}", listens)
 
     def wait(self, what: str, until: Callable[[], bool], longest: float = LONGEST) -> None:
         """Wait for a signal; fail saying what did not come."""
@@ -240,6 +268,7 @@ def house(
         "MAILWEIR_DATA": str(data),
         "MAILWEIR_SMTP__ALLOW_PRIVATE": "true",
         "MAILWEIR_WORKER__NICE": "0",  # other houses of the suite run beside this one
+        "MAILWEIR_ACCEPT__COMMIT_TIMEOUT": str(LONGEST),  # and their commits go to the same disk
         "MAILWEIR_POLICY": str(data / "policy.yaml"),
         **(env or {}),
         "MAILWEIR_CLOCK__ORIGIN": origin,
@@ -253,19 +282,14 @@ def house(
     made = House(data, port, base, smtp, flower, [simulator])
     try:
         mx_map = data / "simulator" / "mx_map.json"
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + LONGEST
         while not mx_map.exists():
             assert simulator.poll() is None, "the simulator ended"
             assert time.monotonic() < deadline, "the simulator did not start"
             time.sleep(0.05)
-        send_command(
-            data / "simulator", {"do": "set", "provider": "generic", "behaviour": {"greylist": 0}}
-        )
+        made.behave("generic", greylist=0)
         for name in ("gmail", "outlook", "yahoo", "generic"):
-            send_command(
-                data / "simulator",
-                {"do": "set", "provider": name, "behaviour": {"unknown": 0, "full": 0}},
-            )
+            made.behave(name, unknown=0, full=0)
         # a scenario's own servers come before the simulated providers
         own = json.loads((env or {}).get("MAILWEIR_DNS__MX_MAP", "{}"))
         base["MAILWEIR_DNS__MX_MAP"] = json.dumps({**json.loads(mx_map.read_text()), **own})

@@ -50,9 +50,13 @@ def test_a_job_from_service_to_mailbox(tmp_path: Path) -> None:
             "bulk.throttled",
             "ingress",
         ]
-        logs = [log.read_text() for log in (home.data / "logs").glob("worker*.log")]
-        assert logs
-        assert all('"worker ready"' in log for log in logs), "a worker says at info that it began"
+        files = list((home.data / "logs").glob("worker*.log"))
+        assert len(files) == 2
+        for file in files:
+            home.wait(
+                f"the beginning in {file.name}", lambda f=file: '"worker ready"' in f.read_text()
+            )  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+        logs = [file.read_text() for file in files]
         assert not any("jane" in log.lower() for log in logs)
     ended = (home.data / "logs" / "worker-transactional.log").read_text()
     assert '"worked"' in ended, "and what it did"

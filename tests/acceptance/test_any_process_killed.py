@@ -84,14 +84,12 @@ def uncertain_after_a_kill(home: House) -> set[str]:
     return doubtful
 
 
-@pytest.mark.timeout(300)
 def test_a_worker_killed(tmp_path: Path) -> None:
     with house(tmp_path, env={"MAILWEIR_WORKER__UNWRITTEN": str(UNWRITTEN)}) as home:
         sending = killed_in_the_middle(home, WORKER)
         assert uncertain_after_a_kill(home) <= sending
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("process", OTHERS)
 def test_any_other_process_killed(process: str, tmp_path: Path) -> None:
     with house(tmp_path) as home:

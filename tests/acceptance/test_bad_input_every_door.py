@@ -217,7 +217,8 @@ def test_what_is_dropped_is_logged(home: House) -> None:
     log = home.data / "logs" / "smtp.log"
 
     def said() -> list[str]:
-        lines = map(json.loads, log.read_text().splitlines())
+        # without the line that is being written
+        lines = map(json.loads, log.read_text().rpartition("\n")[0].splitlines())
         return [line["names"] for line in lines if line["event"] == "headers dropped"]
 
     before = len(said())

@@ -9,9 +9,9 @@ from __future__ import annotations
 import base64
 import csv
 import json
-import signal
 import smtplib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,12 @@ from mailweir.plumbing import apikeys, keys
 from mailweir.plumbing.redis import socket_path
 from producer.broker import BrokerClient
 from producer.message import Message
-from tests.acceptance.house import POLICY, House, house
+from tests.acceptance.house import LONGEST, POLICY, House, house
 
 NAME = "zq7canary"  # in the local part of every address
 PASSWORD = "zq7secret-of-the-relay"
 ADDRESSES = 50
-WORKERS = ("run worker --queues transactional", "run worker --queues marketing")
+STOPPED = ("run worker --queues transactional", "run worker --queues marketing", "run ingress")
 
 
 def relay_policy(port: str) -> str:
@@ -64,6 +64,7 @@ def state_of_redis(home: House, database: int, but: tuple[str, ...] = ()) -> Ite
             yield key
             kind = client.type(key).decode()
             values: Any = {
+                "none": lambda key: [],  # its time ran out between the two questions
                 "string": lambda key: [client.get(key)],
                 "list": lambda key: client.lrange(key, 0, -1),
                 "hash": lambda key: [part for pair in client.hgetall(key).items() for part in pair],
@@ -179,10 +180,11 @@ def tried(home: House) -> list[int]:
 
 def flower(home: House) -> Iterator[tuple[str, bytes]]:
     """What Flower shows."""
+    home.wait_listening(home.flower_port)
     password = (home.data / "flower.password").read_text().strip()
     base = f"http://127.0.0.1:{home.flower_port}"
     for path in ("/api/workers?refresh=1", "/api/queues/length", "/api/tasks", "/broker", "/tasks"):
-        said = httpx.get(base + path, auth=("admin", password), timeout=60)
+        said = httpx.get(base + path, auth=("admin", password), timeout=LONGEST)
         yield path, said.content
 
 
@@ -203,9 +205,16 @@ def where_people_look(home: House, jobs: list[str]) -> Iterator[tuple[str, bytes
         assert done.returncode == 0, done.stderr
         yield " ".join(command), done.stdout + done.stderr
 
-    for worker in WORKERS:
-        home.kill(worker, signal.SIGSTOP)
-    home.kill("run ingress", signal.SIGSTOP)
+    with ExitStack() as stopped:
+        for process in STOPPED:
+            stopped.enter_context(home.standing_still(process))
+        yield from where_mail_waits(home)
+    for log in [*sorted((home.data / "logs").glob("*.log")), home.data / "up.log"]:
+        yield log.name, log.read_bytes()
+
+
+def where_mail_waits(home: House) -> Iterator[tuple[str, bytes]]:
+    """The broker and the state server, with mail that nobody takes."""
     home.send([f"{NAME}{i}@yahoo.com" for i in range(45, 50)])
     with redis.Redis(unix_socket_path=str(socket_path(home.data)), db=1) as broker:
         chunks = keys.CELERY_PREFIX + "transactional"  # the stopped worker pops one of them
@@ -215,11 +224,8 @@ def where_people_look(home: House, jobs: list[str]) -> Iterator[tuple[str, bytes
     queue = keys.CELERY_PREFIX + keys.INGRESS
     yield "Celery's Redis", b"\n".join(state_of_redis(home, 1, but=(queue,)))
     yield "our Redis", b"\n".join(state_of_redis(home, 0))
-    for log in [*sorted((home.data / "logs").glob("*.log")), home.data / "up.log"]:
-        yield log.name, log.read_bytes()
 
 
-@pytest.mark.timeout(300)
 def test_nobody_reads_a_secret_or_a_recipient(tmp_path: Path) -> None:
     env = {"CANARY_PASSWORD": PASSWORD, "MAILWEIR_LOG_LEVEL": "debug"}
     env["MAILWEIR_ROUTER__CHUNK_TRANSACTIONAL"] = "1"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from tests.acceptance.house import POLICY, house
 from tests.acceptance.test_any_process_killed import JOBS, feed
 
@@ -28,7 +26,6 @@ LIMITED = POLICY.replace(
 BUSY = [f"busy{i}@outlook.com" for i in range(20)]
 
 
-@pytest.mark.timeout(300)
 def test_flushall(tmp_path: Path) -> None:
     env = {"MAILWEIR_WORKER__UNWRITTEN": str(UNWRITTEN)}
     with house(tmp_path, policy=LIMITED, env=env) as home:

@@ -7,7 +7,6 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
-import pytest
 import redis
 
 from mailweir.plumbing import keys
@@ -28,7 +27,6 @@ def at_work(home: House) -> list[int]:
     return [pid for pid in home.pids(INGRESS) if pid in known]
 
 
-@pytest.mark.timeout(240)
 def test_ingress_killed_with_a_message_in_its_hands(tmp_path: Path) -> None:
     with (
         house(tmp_path, env={"MAILWEIR_INGRESS__LEASE": "2"}) as home,

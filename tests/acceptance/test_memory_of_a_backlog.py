@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from mailweir.contracts.ids import new_ids
 from mailweir.contracts.job import Bucket, Content, ContentKind, JobMeta, NewJob, NewMessage
 from mailweir.spool.store import Spool
@@ -50,7 +48,6 @@ def backlog(home: House) -> None:
     database.close()
 
 
-@pytest.mark.timeout(400)
 def test_memory_of_a_backlog(tmp_path: Path) -> None:
     with house(tmp_path, policy=SLOW) as home:
         # once through every part, so that lazily loaded code does not count

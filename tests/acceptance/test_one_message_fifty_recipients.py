@@ -30,7 +30,6 @@ def rcpt(recipient: str, times: int) -> str:
             return OK
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("bucket", ["transactional", "bulk"])
 def test_only_the_deferred_are_tried_again(bucket: str, tmp_path: Path) -> None:
     sink = Sink(rcpt=rcpt)

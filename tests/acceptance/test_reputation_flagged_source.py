@@ -24,7 +24,6 @@ from typing import Any
 
 import httpx
 import msgspec
-import pytest
 from sqlalchemy import select
 
 from mailweir.contracts.snapshot import PathState, Snapshot
@@ -211,7 +210,6 @@ def continued(clock: Clock, rate: float, real: float) -> Clock:
     return Clock((clock.at(real) - real * rate) / (1.0 - rate), rate)
 
 
-@pytest.mark.timeout(600)
 def test_a_flagged_source_leaves_and_comes_back(tmp_path: Path) -> None:
     clock = Clock(time.time(), RATE)
     env = {

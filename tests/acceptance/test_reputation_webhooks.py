@@ -57,7 +57,6 @@ def mailgun(key: str, recipient: str, event: str) -> bytes:
     return json.dumps({"signature": signature, "event-data": data}).encode()
 
 
-@pytest.mark.timeout(400)
 def test_complaint_while_5000_jobs_of_the_address_wait(tmp_path: Path) -> None:
     policy = POLICY.replace("gmail: {rate: 60000/min", "gmail: {rate: 240/min")
     env = {
@@ -162,7 +161,7 @@ def storm(chance: random.Random) -> tuple[list[dict[str, Any]], dict[str, set[st
     return events, had
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.alone  # half of the calls within 200 ms: the machine's where it is shared
 def test_a_storm_of_webhooks_leaves_the_right_state(tmp_path: Path) -> None:
     relay, forger, chance = Relay(), Relay(), random.Random(23)
     env = {

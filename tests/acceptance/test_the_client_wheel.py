@@ -6,14 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.acceptance.house import house
 
 CHECK = Path(__file__).parents[2] / "deploy" / "client" / "check.py"
 
 
-@pytest.mark.timeout(300)
 def test_the_client_wheel(tmp_path: Path) -> None:
     with house(tmp_path) as home:
         done = subprocess.run(

@@ -70,7 +70,7 @@ def test_the_console(tmp_path: Path) -> None:
             assert unknown in found
             assert first not in found
             assert "not an id" in shown(visitor, "/messages?id=none")
-            assert "tx-1" in shown(visitor, "/paths")
+            home.wait("the path", lambda: "tx-1" in shown(visitor, "/paths"))
 
             # what is typed into a form must not be refreshed away
             assert 'http-equiv="refresh"' in shown(visitor, "/")

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import httpx
-import pytest
 
 from tests.acceptance.house import House, house
 
@@ -36,7 +35,6 @@ def metrics(home: House) -> str:
     return httpx.get(f"http://127.0.0.1:{home.port}/metrics", timeout=30).text
 
 
-@pytest.mark.timeout(300)
 def test_held_with_the_reason_alarmed_and_sent_once_reached(tmp_path: Path) -> None:
     with house(tmp_path, policy=POLICY) as home:
         home.wait("the alarm", lambda: ALARM in metrics(home))

@@ -27,7 +27,8 @@ def limiter(url: str, clock: Hand) -> RecipientLimit:
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     story=st.lists(STEP, min_size=1, max_size=60),

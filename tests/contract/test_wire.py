@@ -134,7 +134,7 @@ async def test_password_database_and_a_server_that_goes_and_comes(
     server: tuple[int, subprocess.Popen[bytes]],
 ) -> None:
     port, process = server
-    client = redis.asyncio.Redis.from_url(f"redis://:s3cret@127.0.0.1:{port}/3", socket_timeout=0.3)
+    client = redis.asyncio.Redis.from_url(f"redis://:s3cret@127.0.0.1:{port}/3", socket_timeout=1.0)
     wire = wire_of(client)
     await wire.run(("SET", "a", 1))
     other = redis.asyncio.Redis.from_url(f"redis://:s3cret@127.0.0.1:{port}/3")

@@ -15,7 +15,7 @@ from mailweir.plumbing.publisher import Publisher
 from mailweir.plumbing.settings import Settings
 
 QUEUE = "bulk"
-PATIENCE = 30.0
+PATIENCE = 90.0  # seconds any wait may take: when to give up, no claim
 
 
 def wait_for(what: Callable[[], object], why: str, patience: float = PATIENCE) -> None:

@@ -101,7 +101,7 @@ class Rig:
         counts = self.spool.counts()
         return sum(states.get("dispatched", 0) for states in counts.values())
 
-    def drain(self, loop: Loop, count: int, longest: float = 60.0) -> None:
+    def drain(self, loop: Loop, count: int, longest: float = 180.0) -> None:
         """Turn until ``count`` jobs are dispatched."""
         deadline = time.monotonic() + longest
         while self.routed() < count:

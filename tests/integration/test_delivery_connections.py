@@ -14,7 +14,7 @@ import pytest
 from mailweir.contracts.policy import Auth, Provider, Source
 from tests.services.postfix import make_certificate
 from tests.unit.delivery.scripted import Act, Answer, Scripted, offer
-from tests.unit.delivery.sending import Sender, hop, mail, mails
+from tests.unit.delivery.sending import PATIENCE, Sender, hop, mail, mails
 from workers.delivery.connection import is_private
 from workers.delivery.owner import PlainOwner
 from workers.delivery.proxy import v2_header
@@ -63,7 +63,7 @@ async def test_idle_connections_are_closed() -> None:
     provider = Provider("p", idle=0.05)
     async with Scripted() as server, Sender(provider=provider) as sender:
         await sender.send(server.port, mails(1))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while any(sender.open.values()):
                 await asyncio.sleep(0.01)
         assert server.commands[-1] == "QUIT"
@@ -80,7 +80,7 @@ async def test_another_host_of_the_site_takes_the_place_of_an_idle_one() -> None
     provider = Provider("p", connections=1)
     async with Scripted() as one, Scripted() as two, Sender(provider=provider) as sender:
         for server in (one, two, one):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 assert (await sender.send(server.port, mails(1)))[0].accepted
         assert sender.peak == 1
     assert (one.connections, two.connections) == (2, 1)
@@ -178,7 +178,7 @@ async def test_a_slow_next_envelope_does_not_delay_the_result_before_it() -> Non
 
         async def wait(envelope: Envelope) -> bool:
             if envelope.job_id == 2:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(PATIENCE):
                     await settled.wait()  # set by the first result: would hang were it held back
             return True
 
@@ -199,7 +199,7 @@ async def test_a_slow_next_envelope_does_not_delay_the_result_before_it() -> Non
 
 async def test_cancelled_after_the_dot_is_uncertain() -> None:
     results: list[Result] = []
-    async with Scripted({"dot": Act.SILENCE}) as server, Sender(dot=30.0) as sender:
+    async with Scripted({"dot": Act.SILENCE}) as server, Sender() as sender:
         task = asyncio.create_task(
             sender.transport.deliver(
                 sender.source,
@@ -211,7 +211,7 @@ async def test_cancelled_after_the_dot_is_uncertain() -> None:
                 max_connections=1,
             )
         )
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while not server.mails:
                 await asyncio.sleep(0.01)
         task.cancel()
@@ -267,7 +267,7 @@ async def test_starttls_refused_or_withdrawn(mode: str, accepted: bool) -> None:
 
 async def test_a_broken_handshake_falls_back_only_when_opportunistic() -> None:
     broken = {**STARTTLS, "starttls": b"220 go\r\n"}
-    async with Scripted(broken) as server, Sender(helo=0.3) as sender:  # no context: hangs up
+    async with Scripted(broken) as server, Sender() as sender:  # no context: hangs up
         loose = await sender.one(server.port, tls="opportunistic")
         strict = await sender.one(server.port, tls="required")
     assert loose.accepted
@@ -366,7 +366,7 @@ async def test_egress_through_a_proxy(scheme: str) -> None:
 async def test_a_dead_proxy_never_means_going_out_directly() -> None:
     async with Scripted() as server, Scripted() as gone:
         source = Source("s1", proxy=f"socks5://127.0.0.1:{gone.port}")
-        async with Sender(source, connect=0.3) as sender:
+        async with Sender(source) as sender:
             result = await sender.one(server.port)  # an SMTP server is no SOCKS5 proxy
     assert not result.accepted
     assert server.connections == 0

@@ -47,6 +47,7 @@ async def zone(
     signed: frozenset[str] = frozenset({"dane.test"}),
     sts: bool = False,
     more: Records | None = None,
+    dns: dict[str, Any] | None = None,
     **smtp: Any,
 ) -> AsyncIterator[tuple[Destinations, Dns]]:
     records: Records = {
@@ -57,7 +58,7 @@ async def zone(
     }
     async with Dns(records, signed=set(signed)) as server:
         settings = Settings.model_validate(
-            {"dns": {"nameservers": [server.address], "timeout": 0.3, "lifetime": 0.5},
+            {"dns": {"nameservers": [server.address], **(dns or {})},
              "smtp": {"dane": True, "mta_sts": sts, **smtp}}
         )  # fmt: skip
         destinations = Destinations(settings)
@@ -231,7 +232,7 @@ async def test_a_lookup_that_fails_leaves_the_host_out(name: str) -> None:
             found = await destinations.resolve("dane.test")
             assert [hop.host for hop in found.hosts] == ["mx2.dane.test"]
         return
-    async with zone() as (destinations, server):
+    async with zone(dns={"timeout": 0.3, "lifetime": 0.5}) as (destinations, server):
         server.silent = frozenset({f"_25._tcp.{HOST}"})
         with pytest.raises(DnsTrouble, match="TLSA"):
             await destinations.resolve("dane.test")

@@ -16,7 +16,7 @@ from mailweir.contracts.route import Orders
 from mailweir.mail.classify import classify
 from tests.services.authority import Authority
 from tests.unit.delivery.scripted import DEFAULTS, Act, Answer, Scripted, offer
-from tests.unit.delivery.sending import Sender, hop, mail
+from tests.unit.delivery.sending import PATIENCE, Sender, hasty, hop, mail
 from tests.unit.workers.test_outcome import MX, NOW, job
 from workers.delivery.types import Result
 from workers.policy.outcome import UNCERTAIN_WAIT, Verdict, decide
@@ -112,8 +112,8 @@ async def test_cell(
 
     # one host: what becomes of the job, and whether its session is used again
     once = script(fault, stage, pipelining=pipelining, once=True)
-    async with Scripted(once, tls=tls) as server, Sender() as sender:
-        result = await asyncio.wait_for(sender.one(server.port, tls=mode), 10)
+    async with Scripted(once, tls=tls) as server, Sender(**hasty(once)) as sender:
+        result = await asyncio.wait_for(sender.one(server.port, tls=mode), PATIENCE)
         found = verdict(result, Retry())
         assert (found.state, retry_class(found)) == (State(state), retry), result
         arrived = len(server.mails)
@@ -137,10 +137,10 @@ async def test_cell(
     async with (
         Scripted(always, tls=tls) as bad,
         Scripted({"ehlo": offer("STARTTLS")}, tls=tls) as good,
-        Sender() as sender,
+        Sender(**hasty(always)) as sender,
     ):
         hops = [hop(bad.port, "mx1.test"), hop(good.port, "mx2.test")]
-        result = await asyncio.wait_for(sender.one(hops, tls=mode), 10)
+        result = await asyncio.wait_for(sender.one(hops, tls=mode), PATIENCE)
     assert ("next" if good.mails else "stay") == host, result
     assert result.accepted == (host == "next" or state == "sent")
     assert (result.layer == "connection") == (host == "next")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.unit.delivery.scripted import Act, Answer, Scripted, offer
-from tests.unit.delivery.sending import BODY, Sender, hop, mail, mails
+from tests.unit.delivery.sending import BODY, PATIENCE, Sender, hasty, hop, mail, mails
 
 LONG = b"250-" + b"x" * 10_000_000 + b"\r\n250 ok\r\n"
 ENDLESS = b"250-more\r\n" * 400_000
@@ -19,9 +19,9 @@ async def one(
     answers: dict[str, Answer | list[Answer]], hosts: int = 1, **options: Any
 ) -> tuple[Any, Scripted]:
     """The result of one mail to ``hosts`` addresses of one such server."""
-    async with Scripted(answers) as server, Sender() as sender:
+    async with Scripted(answers) as server, Sender(**hasty(answers)) as sender:
         hops = [hop(server.port, f"mx{i}.test") for i in range(hosts)]
-        result = await asyncio.wait_for(sender.one(hops, **options), 20)
+        result = await asyncio.wait_for(sender.one(hops, **options), PATIENCE)
     return result, server
 
 
@@ -86,7 +86,8 @@ async def test_lost_after_the_dot_is_uncertain_and_never_moves(act: Act) -> None
 @pytest.mark.parametrize("act", [Act.RESET, Act.CLOSE, Act.SILENCE, "421 4.3.2 going down"])
 async def test_a_mail_behind_a_lost_dot_begins_anew(act: Answer) -> None:
     """What ended the session says nothing about the mail whose commands waited behind the body."""
-    async with Scripted({"dot": [act, "250 ok"]}) as server, Sender() as sender:
+    answers: dict[str, Answer | list[Answer]] = {"dot": [act, "250 ok"]}
+    async with Scripted(answers) as server, Sender(**hasty(answers)) as sender:
         results = {r.job_id: r for r in await sender.send(server.port, mails(3))}
     assert not results[1].accepted
     assert results[1].stage == "dot"
@@ -105,7 +106,8 @@ async def test_garbage_after_the_dot_is_uncertain() -> None:
     "banner", ["421 busy", "554 no", Act.CLOSE, Act.SILENCE, b"HTTP/1.1 400 Bad\r\n"]
 )
 async def test_a_host_that_cannot_be_used_is_left_for_the_next(banner: Answer) -> None:
-    async with Scripted({"banner": banner}) as bad, Scripted() as good, Sender() as sender:
+    answers: dict[str, Answer | list[Answer]] = {"banner": banner}
+    async with Scripted(answers) as bad, Scripted() as good, Sender(**hasty(answers)) as sender:
         results = await sender.send([hop(bad.port, "mx1.test"), hop(good.port)], mails(5))
     assert all(result.accepted for result in results)
     assert len(results) == len(good.mails) == 5
@@ -261,7 +263,7 @@ async def test_a_remote_that_takes_no_bytes_is_left() -> None:
         "ehlo": offer("PIPELINING", "SIZE 0"),
         "data": Act.DEAF,
     }
-    async with Scripted(answers) as server, Sender() as sender:
+    async with Scripted(answers) as server, Sender(**hasty(answers)) as sender:
         (result,) = await sender.send(server.port, [mail(data=big)])
     assert (result.error, result.dot_sent) == ("timeout", False)
 

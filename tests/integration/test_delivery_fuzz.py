@@ -7,11 +7,11 @@ import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.delivery.scripted import DEFAULTS, Act, Answer, Scripted
-from tests.unit.delivery.sending import Sender, hop, mails
+from tests.unit.delivery.sending import GIVEN_UP, PATIENCE, PHASES, Sender, hop, mails
 
 STAGES = ("banner", "ehlo", "mail", "rcpt", "data", "dot", "rset")
 ANSWER: st.SearchStrategy[Answer] = st.one_of(
@@ -42,7 +42,7 @@ SCRIPT = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(SCRIPT, st.integers(1, 3))
 def test_one_result_each_and_never_a_hang(script: dict[str, list[Answer]], lanes: int) -> None:
     async def run() -> None:
@@ -50,7 +50,7 @@ def test_one_result_each_and_never_a_hang(script: dict[str, list[Answer]], lanes
         short: Any = dict.fromkeys(("banner", "helo", "mail", "rcpt", "data", "dot"), 0.05)
         async with Scripted(answers) as server, Scripted() as good, Sender(**short) as sender:
             hops = [hop(server.port, "mx1.test"), hop(good.port, "mx2.test")]
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 results = await sender.send(hops, mails(4), connections=lanes)
         assert sorted(r.job_id for r in results) == [1, 2, 3, 4]
         arrived = {m.rcpt for m in server.mails} | {m.rcpt for m in good.mails}
@@ -69,7 +69,8 @@ def test_one_result_each_and_never_a_hang(script: dict[str, list[Answer]], lanes
 @pytest.mark.parametrize("cut", [1, 3, 5])
 async def test_replies_cut_short_and_left_there(stage: str, cut: int) -> None:
     answer = str(DEFAULTS[stage]).encode()[:cut]
-    async with Scripted({stage: answer}) as server, Sender() as sender:
-        async with asyncio.timeout(20):
+    short: Any = dict.fromkeys(PHASES, GIVEN_UP)  # it may be the next reply that does not come
+    async with Scripted({stage: answer}) as server, Sender(**short) as sender:
+        async with asyncio.timeout(PATIENCE):
             results = await sender.send([hop(server.port)], mails(2))
     assert len(results) == 2

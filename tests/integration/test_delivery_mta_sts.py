@@ -104,7 +104,7 @@ async def rig(
     clock = [1000.0]
     async with Dns(records) as dns, PolicyHost(ca.issue(*names, age=age).context()) as host:
         settings = Settings.model_validate(
-            {"dns": {"nameservers": [dns.address], "timeout": 0.3, "lifetime": 0.5,
+            {"dns": {"nameservers": [dns.address],
                      "min_ttl": 0, "max_ttl": 0, "negative_ttl": 0},
              "smtp": {"allow_private": True, **smtp}}
         )  # fmt: skip

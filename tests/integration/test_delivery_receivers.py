@@ -29,7 +29,7 @@ def signed(body: bytes) -> bytes:
 @pytest.mark.parametrize("chunking", [True, False], ids=["BDAT", "DATA"])
 @pytest.mark.parametrize("name", BODIES)
 async def test_exim_stores_what_was_signed(exim: Exim, name: str, chunking: bool) -> None:
-    async with Sender(chunking=chunking, dot=20.0, data=5.0, helo=5.0) as sender:
+    async with Sender(chunking=chunking) as sender:
         (result,) = await sender.send(
             exim.port, [mail(data=signed(BODIES[name]), rcpt="b@in.test")]
         )
@@ -45,7 +45,7 @@ async def test_exim_stores_what_was_signed(exim: Exim, name: str, chunking: bool
 
 @pytest.mark.parametrize("name", BODIES)
 async def test_opensmtpd_stores_what_was_signed(opensmtpd: OpenSmtpd, name: str) -> None:
-    async with Sender(dot=20.0, data=5.0, mail=5.0) as sender:
+    async with Sender() as sender:
         (result,) = await sender.send(
             opensmtpd.port, [mail(data=signed(BODIES[name]), rcpt="b@in.test")]
         )
@@ -62,7 +62,7 @@ async def test_refusals_between_good_mails(server: str, request: pytest.FixtureR
     mails = [mail(1, rcpt="a@in.test"), mail(2, rcpt="x@elsewhere.test"), mail(3, rcpt="b@in.test")]
     if server == "exim":
         mails += [mail(4, rcpt="nobody@in.test"), mail(5, rcpt="grey@in.test")]
-    async with Sender(dot=20.0, rcpt=5.0, mail=5.0) as sender:
+    async with Sender() as sender:
         results = {r.job_id: r for r in await sender.send(receiver.port, mails)}
     assert results[1].accepted
     assert results[3].accepted
@@ -79,7 +79,7 @@ async def test_fifty_mails_over_three_connections(
 ) -> None:
     receiver: Exim | OpenSmtpd = request.getfixturevalue(server)
     provider = Provider("p", connections=3, per_connection=9)
-    async with Sender(provider=provider, dot=20.0, rcpt=5.0, mail=5.0, banner=5.0) as sender:
+    async with Sender(provider=provider) as sender:
         batch = [mail(i, rcpt=f"u{i}@in.test") for i in range(50)]
         results = await sender.send(receiver.port, batch, connections=3)
         assert sender.peak <= 3
@@ -108,14 +108,14 @@ async def test_opendkim_verifies_after_postfix_relayed(
     source = Source("relay", kind="relay", host="localhost", auth=Auth(USER, "env:RELAY_PASSWORD"))
     hops = [Hop("localhost", postfix.submission, "127.0.0.1", trusted=True)]
     bodies = [BODIES[name] for name in ("leading dots", "8-bit", "blank lines at the end")]
-    async with Scripted(port=postfix.relay_port) as next_host, Sender(source, dot=20.0) as sender:
+    async with Scripted(port=postfix.relay_port) as next_host, Sender(source) as sender:
         results = await sender.send(
             hops,
             [mail(i, signed(body), "b@out.test") for i, body in enumerate(bodies)],
             tls="required",
         )
         assert all(result.accepted for result in results), results
-        for _ in range(200):
+        for _ in range(1200):
             if len(next_host.mails) == len(bodies):
                 break
             await asyncio.sleep(0.05)  # another program sends there: no signal

@@ -13,11 +13,12 @@ import redis
 from mailweir.contracts.lifecycle import State
 from mailweir.contracts.policy import Provider
 from mailweir.plumbing import keys
-from tests.integration.engine_rig import FAST, Rig, policy_for, settings_for
+from tests.integration.engine_rig import FAST, LONGEST, Rig, policy_for, settings_for
 from workers import connections
 
 pytestmark = pytest.mark.needs("redis")
 CAP = 3
+LEASE = 5.0  # seconds; long enough for a chunk that finds no connection
 
 
 class CountingServer:
@@ -37,7 +38,7 @@ class CountingServer:
 
     async def until(self, count: int) -> None:
         """Wait until so many connections are open."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LONGEST):
             while self.open != count:
                 await asyncio.sleep(0.02)
 
@@ -121,14 +122,15 @@ async def test_a_dead_worker_s_connections_are_free_after_its_lease(
     ids = rig.accept([f"u{i}@sink.example" for i in range(20)])
     async with rig.worker() as worker:
         book = connections.RedisLeases(worker._redis)
-        [held] = await book.claim("dead", [connections.Claim("mx1", site, CAP, CAP, 1)], 1.5)
+        [chunk] = rig.settle()
+        [held] = await book.claim("dead", [connections.Claim("mx1", site, CAP, CAP, 1)], LEASE)
         assert held.leases == CAP
-        await worker.engine.work(rig.settle()[0])
+        await worker.engine.work(chunk)
         assert rig.states(ids) == {State.HELD: 20}
         job = rig.spool.job(ids[0])
         assert job is not None
         assert (job.reason, job.attempts) == ("throttle: connections of mx1", 0)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LONGEST):
             while rig.states(ids)[State.SENT] < 20:
                 await asyncio.gather(*(worker.engine.work(chunk) for chunk in rig.settle()))
                 await asyncio.sleep(0.1)

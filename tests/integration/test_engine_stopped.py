@@ -16,11 +16,12 @@ from mailweir.contracts.policy import Provider
 from mailweir.contracts.snapshot import PathState, Snapshot
 from mailweir.plumbing import keys
 from tests.acceptance.sink import OK, Sink, serving
-from tests.integration.engine_rig import FAST, Rig, policy_for, settings_for
+from tests.integration.engine_rig import FAST, LONGEST, Rig, policy_for, settings_for
 from workers.engine_build import Worker
 
 pytestmark = pytest.mark.needs("redis")
-SOON = 1.0  # real seconds in which a worker knows
+SOON = 2.0  # real seconds in which a worker knows: "in force within 2 s" (mailweir pause); it looks every 0.5
+MAILS = 120  # six seconds of them
 
 
 def slowly(recipient: str, times: int) -> str:
@@ -54,18 +55,18 @@ def publish(rig: Rig, version: int, paths: dict[str, PathState], paused: dict[st
 
 
 async def seen(worker: Worker, version: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LONGEST):
         while worker.engine.parts.views.snapshot.version != version:
             await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("how", ["suspended", "paused"])
 async def test_in_the_middle_of_a_chunk(rig: Rig, sink: Sink, how: str) -> None:
-    ids = rig.accept([f"u{i}@sink.example" for i in range(60)])
-    [chunk] = rig.settle(size=60)
+    ids = rig.accept([f"u{i}@sink.example" for i in range(MAILS)])
+    [chunk] = rig.settle(size=MAILS)
     async with rig.worker() as worker:
         work = asyncio.create_task(worker.engine.work(chunk))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LONGEST):
             while len(sink.times("stored")) < 5:
                 await asyncio.sleep(0.01)
         stopped = time.time()
@@ -80,9 +81,9 @@ async def test_in_the_middle_of_a_chunk(rig: Rig, sink: Sink, how: str) -> None:
         await seen(worker, 8)
         states = rig.states(ids)
         late = [at - stopped for at in sink.times("rcpt") if at > stopped]
-        assert max(late) < SOON, max(late)
+        assert max(late, default=0.0) < SOON, max(late)
         assert back - stopped < 2 * SOON
-        assert states[State.SENT] + states[State.DUE] == 60
+        assert states[State.SENT] + states[State.DUE] == MAILS
         assert states[State.DUE] > 25
         waiting = [job for job in map(rig.spool.job, ids) if job and job.state == State.DUE]
         reasons = {job.reason for job in waiting}
@@ -92,12 +93,12 @@ async def test_in_the_middle_of_a_chunk(rig: Rig, sink: Sink, how: str) -> None:
             else "bucket:bulk is paused: routed anew"
         }
         assert all(job.attempts == 0 and (job.due_at or 0.0) < back + 1.5 for job in waiting)
-        async with asyncio.timeout(20):
-            while rig.states(ids) != {State.SENT: 60}:
+        async with asyncio.timeout(LONGEST):
+            while rig.states(ids) != {State.SENT: MAILS}:
                 for rest in rig.settle():
                     await worker.engine.work(rest)
                 await asyncio.sleep(0.05)  # between two looks at what is due
-    assert sink.stored == {f"u{i}@sink.example": 1 for i in range(60)}
+    assert sink.stored == {f"u{i}@sink.example": 1 for i in range(MAILS)}
 
 
 async def test_before_its_chunk_was_taken(rig: Rig, sink: Sink) -> None:

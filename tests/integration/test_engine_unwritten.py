@@ -12,7 +12,7 @@ import redis
 
 from mailweir.contracts.lifecycle import State
 from tests.acceptance.sink import Sink, serving
-from tests.integration.engine_rig import Rig, policy_for, settings_for
+from tests.integration.engine_rig import LONGEST, Rig, policy_for, settings_for
 
 pytestmark = pytest.mark.needs("redis")
 UNWRITTEN = 5
@@ -35,7 +35,7 @@ async def test_a_stalled_spool_stops_new_mails(
     async with rig.worker() as worker:
         blocker = sqlite3.connect(tmp_path / "spool.db", isolation_level=None)
         working = asyncio.create_task(worker.engine.work(chunk))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LONGEST):
             while rig.states(ids)[State.SENDING] < 50:  # taken: only outcomes are written now
                 await asyncio.sleep(0)
             blocker.execute("BEGIN IMMEDIATE")

@@ -21,7 +21,7 @@ from mailweir.plumbing.publisher import Publisher
 from tests.integration.engine_rig import Rig, policy_for, settings_for
 from tests.services.postfix import SmtpSink
 
-PATIENCE = 40.0
+PATIENCE = 90.0  # seconds any wait may take: when to give up, no claim
 
 
 def wait_for(what: Callable[[], object], why: str, seen: Callable[[], object] = str) -> None:

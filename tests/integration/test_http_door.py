@@ -229,12 +229,12 @@ async def test_no_false_202_without_a_database(
 async def test_a_slow_commit_is_503_and_the_same_key_is_safe(tmp_path: Path) -> None:
     import threading
 
-    with open_door(tmp_path, accept={"commit_timeout": 0.2}) as door:
+    with open_door(tmp_path, accept={"commit_timeout": 1.0}) as door:
         go = threading.Event()
         real = door.spool.accept
 
         def slow(messages: Any) -> Any:
-            go.wait(10)
+            go.wait(60)
             return real(messages)
 
         door.spool.accept = slow  # type: ignore[method-assign]  # a stand-in for a stalled disk

@@ -22,7 +22,7 @@ from mailweir.plumbing.publisher import Publisher
 from mailweir.plumbing.settings import Settings
 from tests.services.rabbitmq import RabbitMQ
 
-PATIENCE = 40.0
+PATIENCE = 90.0  # seconds any wait may take: when to give up, no claim
 LEASE = 1.0
 
 

@@ -39,7 +39,7 @@ BODIES = {
 async def test_bytes_arrive_as_signed(postfix: Postfix, name: str, chunking: bool) -> None:
     body = BODIES[name]
     data = sign_all(HEAD + body, SIGNERS, 1_700_000_000)
-    async with Sender(chunking=chunking, dot=20.0, data=5.0) as sender:
+    async with Sender(chunking=chunking) as sender:
         (result,) = await sender.send(postfix.port, [mail(data=data, rcpt="b@in.test")])
     assert result.accepted, result
     assert result.tls
@@ -53,7 +53,7 @@ async def test_bytes_arrive_as_signed(postfix: Postfix, name: str, chunking: boo
 
 
 async def test_fifty_mails_over_a_few_connections_all_arrive(postfix: Postfix) -> None:
-    async with Sender(provider=Provider("p", connections=4, per_connection=7), dot=20.0) as sender:
+    async with Sender(provider=Provider("p", connections=4, per_connection=7)) as sender:
         batch = [mail(i, rcpt=f"u{i}@in.test") for i in range(50)]
         results = await sender.send(postfix.port, batch, connections=4)
     assert sum(r.accepted for r in results) == 50
@@ -95,13 +95,13 @@ async def test_through_a_smarthost_with_auth_and_starttls(
     source = smarthost(mechanism, tls=Tls("verified", str(postfix.ca_file)))
     data = sign_all(HEAD + BODIES["leading dots"], SIGNERS, 1_700_000_000)
     port = Hop("localhost", postfix.submission, "127.0.0.1", trusted=True)
-    async with Scripted(port=postfix.relay_port) as next_host, Sender(source, dot=20.0) as sender:
+    async with Scripted(port=postfix.relay_port) as next_host, Sender(source) as sender:
         results = await sender.send(
             [port], [mail(1, data, "b@out.test"), mail(2, data, "c@in.test")], tls="verified"
         )
         assert [r.accepted for r in results] == [True, True], results
         (stored,) = postfix.arrived()
-        for _ in range(200):
+        for _ in range(1200):
             if next_host.mails:
                 break
             await asyncio.sleep(0.05)  # another program sends there: no signal
@@ -127,7 +127,7 @@ async def test_rotated_password_is_fetched_again_once(
     secret.write_text(PASSWORD)
     source = smarthost(secret=f"file:{secret}")
     relay = [Hop("localhost", postfix.submission, "127.0.0.1", trusted=True)]
-    async with Sender(source, dot=20.0) as sender:
+    async with Sender(source) as sender:
         assert (await sender.one_to(relay, "a@in.test", tls="required")).accepted
         monkeypatch.setattr(postfix.auth, "password", "new one")
         before = os.stat(secret)
@@ -157,7 +157,7 @@ async def test_rotated_password_is_fetched_again_once(
 async def test_tls_policies(postfix: Postfix, tls: str, ca: bool, host: str, works: bool) -> None:
     ca_file = str(postfix.ca_file) if ca else None
     source = Source("s1", tls=Tls(tls, ca_file))
-    async with Sender(source, dot=20.0) as sender:
+    async with Sender(source) as sender:
         (result,) = await sender.send([hop(postfix.port, host)], [mail(rcpt="b@in.test")], tls=tls)
     assert result.accepted == works, result
     if works:
@@ -169,7 +169,7 @@ async def test_tls_policies(postfix: Postfix, tls: str, ca: bool, host: str, wor
 
 async def test_a_thousand_mails_into_smtp_sink(smtp_sink: SmtpSink) -> None:
     provider = Provider("p", connections=10, per_connection=1000)
-    async with Sender(provider=provider, dot=20.0) as sender:
+    async with Sender(provider=provider) as sender:
         results = await sender.send(smtp_sink.port, mails(1000), connections=10)
     assert sum(r.accepted for r in results) == 1000
     assert sender.peak <= 10

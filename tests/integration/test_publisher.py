@@ -106,7 +106,7 @@ def test_unacked_counts_what_workers_hold(settings: Settings) -> None:
         held = [queue.get() for _ in range(2)]
         assert all(held)
         # RabbitMQ's management API is some seconds behind
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while publisher.unacked() != 2:
             assert time.monotonic() < end
             time.sleep(0.1)
@@ -199,12 +199,12 @@ def test_publisher_outlives_a_restart_of_redis(tmp_path: Path) -> None:
 
 def test_redis_that_hangs_is_uncertain(redis_url: str, redis_clean: redis.Redis) -> None:
     settings = Settings.model_validate(
-        {"redis": {"url": redis_url}, "broker": {"socket_timeout": 0.3}}
+        {"redis": {"url": redis_url}, "broker": {"socket_timeout": 1.0}}
     )
     publisher = Publisher(settings)
     publisher.publish(chunks(1))
     # the next reply to a write is late; PING is answered
-    redis_clean.execute_command("CLIENT", "PAUSE", "1500", "WRITE")
+    redis_clean.execute_command("CLIENT", "PAUSE", "60000", "WRITE")
     with pytest.raises(PublishFailed) as failed:
         publisher.publish(chunks(1))
     assert failed.value.uncertain

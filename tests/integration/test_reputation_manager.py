@@ -55,7 +55,7 @@ class Hand:
 def manager(
     client: redis.Redis, database: Database, hand: Hand, publish_every: float = 0.001
 ) -> Manager:
-    quick = Settings().reputation.model_copy(update={"publish_every": publish_every, "lease": 2.0})
+    quick = Settings().reputation.model_copy(update={"publish_every": publish_every})
     return Manager(client, database, lambda: POLICY, quick, hand.clock())
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 import redis
 
 from mailweir.contracts.ids import RANDOM_BITS, SEQUENCE_BITS
@@ -56,6 +55,7 @@ def routers(rig: Rig, count: int, log: Path) -> Iterator[list[subprocess.Popen[b
         "MAILWEIR_SECRET": SECRET,
         "MAILWEIR_DATABASE__URL": settings.database.url,
         "MAILWEIR_REDIS__URL": settings.redis.url.get_secret_value(),
+        "MAILWEIR_WORKER__NICE": "0",  # a house of the suite runs beside it
         "MAILWEIR_ROUTER__BATCH": "100",  # so that none takes all at one go
         "MAILWEIR_ROUTER__WINDOW_MIN": "20000",
     }
@@ -68,7 +68,7 @@ def routers(rig: Rig, count: int, log: Path) -> Iterator[list[subprocess.Popen[b
         for process in made:
             process.terminate()
         for process in made:
-            process.wait(30)
+            process.wait(LONGEST)
 
 
 def maker(row_id: int) -> int:
@@ -88,7 +88,6 @@ def published(rig: Rig) -> list[int]:
     return found
 
 
-@pytest.mark.timeout(300)
 def test_three_processes_share_the_work_and_keep_the_shares(
     tmp_path: Path,
     redis_url: str,

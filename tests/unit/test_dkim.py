@@ -92,7 +92,7 @@ def test_blank_changes_a_relay_makes_do_not() -> None:
 LINE = st.text(alphabet=" \tab.=\x80ü", max_size=12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(LINE, max_size=12), LINE)
 def test_any_body_verifies(lines: list[str], subject: str) -> None:
     body = "".join(line + "\r\n" for line in lines).encode()
@@ -100,7 +100,7 @@ def test_any_body_verifies(lines: list[str], subject: str) -> None:
     assert oracle.DKIM(sign_all(head + b"\r\n" + body, SIGNERS[1:], 1)).verify(dnsfunc=dns)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(LINE, max_size=12))
 def test_canonical_body_is_the_oracles(lines: list[str]) -> None:
     body = "".join(line + "\r\n" for line in lines).encode()

@@ -6,7 +6,7 @@ import base64
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mailweir.contracts.job import Bucket
@@ -30,7 +30,6 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(json_values)
 def test_what_goes_in_comes_out(value: object) -> None:
     message = task_message("ingress", ACCEPT_TASK, "id-1", value)
@@ -73,7 +72,6 @@ def test_two_entries_of_one_message_have_two_delivery_tags() -> None:
     assert len(tags) == 50
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.binary(max_size=60))
 def test_no_bytes_raise_anything_else(noise: bytes) -> None:
     with pytest.raises(BrokenMessage):
@@ -83,7 +81,6 @@ def test_no_bytes_raise_anything_else(noise: bytes) -> None:
     assert parse_message(noise) is None
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(json_values)
 def test_no_json_is_taken_for_a_message(value: object) -> None:
     assert not is_message(value)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.pool_hooks import Hooks
@@ -58,7 +58,6 @@ async def settled(slots: Slots) -> None:
             await asyncio.sleep(0)
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(
     limit=st.integers(1, 5),
     count=st.integers(0, 20),

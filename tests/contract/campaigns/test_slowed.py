@@ -18,7 +18,8 @@ STEP = st.tuples(st.integers(0, 400), st.integers(0, 40), st.integers(0, 120))
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(story=st.lists(STEP, min_size=1, max_size=25))
 async def test_script_and_policy_agree_on_any_story(

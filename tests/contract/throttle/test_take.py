@@ -238,7 +238,8 @@ async def test_a_path_that_may_not_be_tried_says_since_when(limiter: Limiter, cl
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
 async def test_script_and_twin_agree_on_any_story(data: st.DataObject, redis_url: str) -> None:

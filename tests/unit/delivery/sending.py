@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from mailweir.contracts.policy import Provider, Source
 from mailweir.plumbing.secrets import Secrets
 from mailweir.plumbing.settings import Settings
+from tests.unit.delivery.scripted import Act, Answer
 from workers.delivery.owner import PlainOwner
 from workers.delivery.transport import Transport
 from workers.delivery.types import Destination, Envelope, Hop, Result
 
 BODY = b"From: a@s.test\r\nTo: b@d.test\r\nSubject: hello\r\n\r\nhello\r\n"
-FAST: dict[str, Any] = {  # phase timeouts scaled down; the order between them is the real one
-    "connect": 0.5, "banner": 0.3, "helo": 0.3, "mail": 0.3, "rcpt": 0.3, "data": 0.3,
-    "block": 0.4, "dot": 0.5,
-}  # fmt: skip
+PATIENCE = 60.0
+"""Seconds an SMTP phase may take: a busy machine that stands still for a moment times out no mail."""
+PHASES = ("connect", "banner", "helo", "mail", "rcpt", "data", "block", "dot")
+GIVEN_UP = 0.4
+"""Seconds a server is listened to that the test lets say nothing."""
+PHASE_OF = {"ehlo": "helo", "starttls": "helo"}  # elsewhere the stage's own name
+
+
+def hasty(answers: Mapping[str, Answer | list[Answer]]) -> dict[str, Any]:
+    """Settings with which what a scripted server leaves unsaid is soon given up; every other phase is
+    patient."""
+    found = {}
+    for stage, script in answers.items():
+        for answer in script if isinstance(script, list) else [script]:
+            if answer is Act.DEAF:
+                found["block"] = GIVEN_UP
+            elif answer in (Act.SILENCE, Act.HALF) or _breaks_off(answer):
+                found[PHASE_OF.get(stage, stage)] = GIVEN_UP
+    return found
+
+
+def _breaks_off(answer: Answer) -> bool:
+    return isinstance(answer, bytes) and not answer.endswith(b"\n")
 
 
 def mail(number: int = 1, data: bytes = BODY, rcpt: str | None = None) -> Envelope:
@@ -41,7 +61,7 @@ class Sender:
     def __init__(
         self, source: Source | None = None, provider: Provider | None = None, **smtp: Any
     ) -> None:
-        settings = Settings.model_validate({"smtp": {**FAST, **smtp}})
+        settings = Settings.model_validate({"smtp": {**dict.fromkeys(PHASES, PATIENCE), **smtp}})
         self.open: dict[tuple[str, str], int] = {}
         self.peak = 0
         self.transport = Transport(settings, Secrets(settings), on_connections=self._changed)

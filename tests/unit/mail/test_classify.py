@@ -141,7 +141,7 @@ def test_stages():
 
 
 @given(st.text(max_size=5000), st.sampled_from([None, "rcpt", "dot", "connect", "x"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_text_gets_an_answer(text, stage):
     found = classify(text, stage=stage)
     assert found.category in classify_rules.rules().categories

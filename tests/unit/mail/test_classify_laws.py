@@ -39,14 +39,14 @@ def meaning(found: Classification) -> tuple[str, BounceClass]:
     return found.category, found.cls
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(SOME, st.sampled_from(ABOUT_US))
 def test_words_about_us_never_make_a_line_hard(line, words):
     if said(line).cls is not BounceClass.HARD:
         assert said(line, line.reply + words).cls is not BounceClass.HARD
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SOME, st.sampled_from(["421", "450", "451", "452"]))
 def test_a_temporary_reply_is_never_hard_and_suppresses_nobody(line, code):
     temporary = re.sub(r"^5\d\d(?=[ -])", code, line.reply)
@@ -56,7 +56,7 @@ def test_a_temporary_reply_is_never_hard_and_suppresses_nobody(line, code):
         assert found.suppress is None or found.suppress.scope == "pair"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(SOME)
 def test_case_and_blanks_say_nothing(line):
     wide = "  " + line.reply.replace(" ", "  ") + " \r\n"
@@ -64,7 +64,7 @@ def test_case_and_blanks_say_nothing(line):
     assert said(line, wide).category == said(line).category
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(SOME)
 def test_who_handed_a_reply_on_says_nothing(line):
     if line.reply[:3].isdigit():

@@ -53,7 +53,7 @@ def test_line_ends_and_cuts_do_no_harm(name):
 
 
 @given(st.binary(max_size=3000))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_bytes(data):
     events = parse_report(data, now=NOW)
     assert events
@@ -62,7 +62,7 @@ def test_any_bytes(data):
 
 
 @given(st.sampled_from(sorted(CASES)), st.integers(0, 3000), st.binary(min_size=1, max_size=40))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_damage_anywhere(name, place, junk):
     data = (DATA / name).read_bytes()
     assert msgspec.json.encode(parse_report(data[:place] + junk + data[place:], now=NOW))
@@ -126,7 +126,8 @@ def test_times_are_believed_within_reason():
 def test_bounded(data):
     began = time.process_time()
     assert parse_report(data, now=NOW)
-    assert time.process_time() - began < 1.0
+    # a quarter of a second where it is slowest; what grew with the square would take minutes
+    assert time.process_time() - began < 3.0
 
 
 def test_a_delay_never_suppresses():

@@ -63,7 +63,7 @@ def test_payload(case):
 
 
 @given(st.sampled_from([c["mail"] for c in MAILS]), st.integers(0, 2500), st.binary(max_size=30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_whatever_bytes_it_holds_a_report_can_be_kept(name, place, junk):
     data = (DATA / name).read_bytes()
     for event in parse_report(data[:place] + junk + data[place:], now=NOW):

@@ -7,7 +7,7 @@ import email.policy
 from typing import Any
 
 import msgspec
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailweir.mail.content import has_bare_breaks
@@ -39,7 +39,7 @@ _ADDRESS = st.builds(
 _GOOD = st.sampled_from(["a@acme.test", "Ä B <b@acme.test>", '"x, y" <c@acme.test>'])
 
 
-@settings(max_examples=600, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=600)
 @given(
     st.fixed_dictionaries(
         {

@@ -40,7 +40,7 @@ REGIONS = ("eu", "us", "")
 # --- weights -----------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=25).filter(any), st.integers(0, 2500))
 def test_every_window_of_a_thousand_holds_the_exact_share_rounded(weights, start):
     turn, drawn = shares.begin(weights), []
@@ -73,7 +73,7 @@ def test_nothing_is_lost_in_the_long_run():
     assert count[0] == 10
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.lists(st.integers(0, 100), min_size=2, max_size=6).filter(any),
     st.integers(1, 1 << 62),
@@ -87,7 +87,7 @@ def test_arms_of_a_split_have_their_share_of_any_run_of_jobs(weights, first, spl
         assert weight or not count[arm]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 99), st.integers(0, 99), st.integers(1, 1 << 62))
 def test_a_heavier_arm_takes_jobs_and_gives_none_away(weight, more, job_id):
     before = shares.arm_of(job_id, "s", (100 - weight, weight))
@@ -112,7 +112,7 @@ SPLIT = Policy(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 1 << 62), st.integers(0, 30), st.booleans())
 def test_a_job_keeps_its_arm_over_its_retries(job_id, others, outage):
     """Whatever other jobs a router decides in between, and though an attempt went by failover."""
@@ -210,7 +210,7 @@ def worlds(draw):
     return context(policy, paths, fast), jobs
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(worlds())
 def test_decisions_obey_what_binds(world):
     c, jobs = world
@@ -261,7 +261,7 @@ def test_decisions_obey_what_binds(world):
     assert folded == state
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(2, 12), st.integers(0, 11), st.booleans())
 def test_removing_a_source_moves_only_its_own_keys(n, victim, sticky_by_recipient):
     victim %= n
@@ -316,7 +316,7 @@ _MATCHES = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(_MATCHES, max_size=12),
     st.sampled_from(("a.example", "b.a.example", "c.test", "other.org")),
@@ -368,7 +368,7 @@ def test_a_plan_keeps_to_room_and_lanes_and_due_times(flows, room, gmail):
     assert len({id(flow) for flow, _ in picks}) == len(picks)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 10), st.integers(1, 40), st.integers(1, 3))
 def test_no_flow_starves_under_a_stream_of_priority_one(priority, room, rivals):
     """Whatever keeps arriving at priority 1, an older job is picked in bounded time."""

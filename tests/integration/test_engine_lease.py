@@ -1,0 +1,82 @@
+"""A worker that stood still beyond its lease: what it had begun nobody else has, what it had not it leaves to
+those who have it by now (N41)."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from mailweir.contracts.lifecycle import State
+from mailweir.plumbing import keys
+from tests.acceptance.sink import OK, Sink, serving
+from tests.integration.engine_rig import LONGEST, Rig, policy_for, settings_for, until
+
+pytestmark = pytest.mark.needs("redis")
+LEASE = 3.0
+MAILS = 80
+
+
+def slowly(recipient: str, times: int) -> str:
+    """Twenty recipients a second, whoever asks."""
+    time.sleep(0.05)
+    return OK
+
+
+@pytest.fixture
+def sink(redis_clean: redis.Redis) -> Iterator[Sink]:
+    with serving(Sink(rcpt=slowly)) as one:
+        yield one
+
+
+async def test_it_starts_nothing_more_before_it_is_told(
+    tmp_path: Path, redis_url: str, sink: Sink
+) -> None:
+    mx_map = {"*": [f"127.0.0.1:{sink.port}"]}
+    rig = Rig.build(
+        settings_for(tmp_path, redis_url, mx_map, lease=LEASE), policy_for("sink.example")
+    )
+    ids = rig.accept([f"u{i}@sink.example" for i in range(MAILS)])
+    [chunk] = rig.settle(size=MAILS)
+    told = threading.Event()
+    async with rig.worker() as worker:
+        spool = worker.engine.parts.spool
+        real = spool.renew
+
+        def late(*args: Any) -> Any:
+            """A database that takes its time to say that the lease is gone."""
+            if rig.spool.expired_leases():
+                assert told.wait(LONGEST)
+            return real(*args)
+
+        setattr(spool, "renew", late)  # noqa: B010 - mypy allows no assignment to a method
+        work = asyncio.create_task(worker.engine.work(chunk))
+        await until(lambda: len(sink.times("stored")) >= 3, work)
+        run = worker.engine.live[chunk.id]
+
+        def marked() -> set[int]:
+            return {int(job) for job in rig.client.hkeys(keys.in_data(chunk.id))}
+
+        await until(lambda: run.pending.keys() & run.began.keys() <= marked(), work)
+        time.sleep(1.5 * LEASE)  # it stands still, and the reconciler frees what it had
+        begun = marked()
+        [lease] = rig.spool.expired_leases()
+        due = [job for job in lease.jobs if job not in begun]
+        uncertain: dict[int, float | None] = {job: None for job in lease.jobs if job in begun}
+        assert len(due) > MAILS / 2
+        assert rig.spool.free(chunk.id, uncertain, due, rig.clock.now(), 9) == len(lease.jobs)
+        await until(work.done)
+        told.set()
+        await work
+        for rest in rig.settle():
+            await worker.engine.work(rest)
+    states = rig.states(ids)
+    assert states[State.SENT] + states[State.UNCERTAIN] == MAILS
+    assert states[State.UNCERTAIN] <= len(uncertain)
+    assert set(sink.stored.values()) == {1}, "sent twice"
