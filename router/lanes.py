@@ -22,13 +22,14 @@ SECONDS = 10.0
 LEAST = 5
 """A lane may always try a few: the answer is how we learn that it is free again."""
 
-FLOOR = 50
-"""The slowest pace, jobs a slot (``keys.FLEET_SLOT``)."""
+FLOOR = 100
+"""The slowest pace, jobs a slot (``keys.FLEET_SLOT``): a shallow bucket sends back what comes in bursts,
+however little it is."""
 
-MUCH = 0.1
+MUCH = 0.2
 """Share of what was dispatched that may come back without the pace being held."""
 
-OVER = 1.25
+OVER = 1.5
 """A held pace, over what went: a limit that has risen is noticed by less coming back."""
 
 FASTER = 1.5
@@ -41,8 +42,9 @@ FORGOTTEN = 15
 """Slots without much coming back after which a lane is no longer held: longer than places reach ahead
 (``workers.policy.tokens.AHEAD``), so that who was sent back there has come again."""
 
-STEPS = 4
-"""Parts of a slot in which a pace is spent: all at once it would wait in a worker, job by job chunks cost."""
+STEPS = 20
+"""Parts of a slot in which a pace is spent. A bucket holds the tokens of half a second: what comes in longer
+pulses than that finds some of them run over."""
 
 
 def path_rate(

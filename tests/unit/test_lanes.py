@@ -82,13 +82,13 @@ def test_a_pace_is_spent_in_parts_of_its_slot() -> None:
     paces.gone({"gmail": 1000})
     paces.turn(2, lambda of: {"gmail": 500})
     whole = int(OVER * 500)
-    assert [paces.left("gmail", into) for into in (0.0, 0.3, 0.99)] == [
-        ceil(whole / STEPS), ceil(2 * whole / STEPS), whole,
+    part = ceil(whole / STEPS)
+    assert [paces.left("gmail", into) for into in (0.0, 1.1 / STEPS, 0.999)] == [
+        part, ceil(2 * whole / STEPS), whole,
     ]  # fmt: skip
-    paces.gone({"gmail": 150})
-    assert paces.left("gmail", 0.0) == ceil(whole / STEPS) - 150
-    assert paces.left("gmail", 0.1) == ceil(whole / STEPS) - 150
+    paces.gone({"gmail": 30})
+    assert paces.left("gmail", 0.0) == paces.left("gmail", 0.9 / STEPS) == part - 30
     shares = LaneShares(20_000)
     assert room(shares, "gmail") == 200
     shares.paces = paces
-    assert room(shares, "gmail") == ceil(whole / STEPS) - 150
+    assert room(shares, "gmail") == part - 30
