@@ -16,7 +16,7 @@ class State(StrEnum):
     HELD = "held"  # we wait: throttle, cap, pause, window; no attempt spent
     DUE = "due"  # given back without an attempt, may be routed at once
     DISPATCHED = "dispatched"  # handed to a bucket queue under a fence (its chunk's id)
-    SENDING = "sending"  # taken by a worker under a lease
+    SENDING = "sending"  # taken by a worker under a lease; the chunk's row says so, not the job's
     DEFERRED = "deferred"  # the remote said later; an attempt was spent
     UNCERTAIN = "uncertain"  # the connection died after the final dot
     SENT = "sent"  # the remote answered 250 to the final dot

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from typing import TypeVar
 
 from sqlalchemy import Connection
@@ -13,6 +13,7 @@ from mailweir.spool import statements as sql
 from mailweir.spool.base import Room, _cursor
 
 _STEP = 100  # rows per write transaction
+_PASSES = 5  # what a router dispatched meanwhile is seen in its chunk at the next one
 
 T = TypeVar("T")
 
@@ -39,11 +40,22 @@ class Operating(Room):
         if first is None:
             raise ValueError("cancel needs a job, a message, a campaign or a tenant")
         parameters = (given[first], message, message, campaign, campaign, tenant, tenant)
-        ids = [r[0] for r in self._read(sql.CANCELLABLE_BY[first], parameters)]
-        steps = [ids[start : start + _STEP] for start in range(0, len(ids), _STEP)]
-        return sum(
-            self._write_one(sql.CANCEL, (now, "cancelled", self._ids(some))) for some in steps
-        )
+        total = 0
+        for _ in range(_PASSES):
+            ids = [r[0] for r in self._read(sql.CANCELLABLE_BY[first], parameters)]
+            if not ids:
+                break
+            steps = [ids[start : start + _STEP] for start in range(0, len(ids), _STEP)]
+            total += sum(self._cancel(some, now) for some in steps)
+        return total
+
+    def _cancel(self, ids: Sequence[int], now: float) -> int:
+        def work(_: Connection, cursor: DBAPICursor) -> int:
+            some = self._ids(ids)
+            untaken = self._ids(r[0] for r in self._rows(cursor, sql.CHUNKS_UNTAKEN_OF, (some,)))
+            return self._run(cursor, sql.CANCEL, (now, "cancelled", some, untaken))
+
+        return self._write(work)
 
     def retry_dead_letter(self, job_id: int, now: float) -> bool:
         """An operator tries a dead letter again: DUE at ``now``. Whether it was one."""

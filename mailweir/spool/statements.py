@@ -144,6 +144,14 @@ JOB_COLUMNS = (
     "accepted_at, due_at, expires_at, attempts, meta, variables, reason, stay_with, "
     "first_attempt_at, crashes, size"
 )
+# A job is sending while its chunk is taken. That is said once, by the chunk's row: another write of each
+# job's row is what taking a chunk would cost most.
+_STATE = (
+    "CASE WHEN state = 'dispatched' AND EXISTS (SELECT 1 FROM chunks AS c "
+    "WHERE c.id = jobs.chunk_id AND c.taken_real IS NOT NULL) THEN 'sending' ELSE state END"
+)
+_SHOWN_COLUMNS = JOB_COLUMNS.replace(" state,", f" {_STATE} AS state,")
+_TAKEN_COLUMNS = JOB_COLUMNS.replace(" state,", " 'sending' AS state,")
 # the router decides without the variables of a skeleton: they may be large
 _CLAIM_COLUMNS = JOB_COLUMNS.replace("variables", "NULL")
 
@@ -241,9 +249,9 @@ TAKE_EXPIRED = _both(
     "UPDATE jobs SET state = 'expired', reason = ?, ended_at = ?, chunk_id = NULL "
     "WHERE chunk_id {ids} AND state = 'dispatched' AND expires_at <= ?"
 )
-TAKE_JOBS = _both("UPDATE jobs SET state = 'sending' WHERE chunk_id {ids} AND state = 'dispatched'")
 TAKEN = _both(
-    f"SELECT {JOB_COLUMNS}, pool, source, orders FROM jobs WHERE chunk_id = ? AND state = 'sending'"
+    f"SELECT {_TAKEN_COLUMNS}, pool, source, orders FROM jobs "
+    "WHERE chunk_id = ? AND state = 'dispatched'"
 )
 CHUNKS_DONE = _both(
     "UPDATE chunks SET done_real = ? WHERE id {ids} AND done_real IS NULL "
@@ -255,7 +263,7 @@ RENEW = _both(
     "UPDATE chunks SET lease_real = ? WHERE id {ids} AND worker = ? AND done_real IS NULL "
     "RETURNING id"
 )
-SENDING = _both("SELECT id, chunk_id FROM jobs WHERE id {ids} AND state = 'sending' {lock}")
+SENDING = _both("SELECT id, chunk_id FROM jobs WHERE id {ids} AND state = 'dispatched' {lock}")
 OUTCOME = _update(
     "jobs",
     # without an attempt nothing was learnt of where it must stay
@@ -274,7 +282,7 @@ OUTCOME = _update(
         "id": "bigint",
         "fence": "bigint",
     },
-    "~chunk_id = :fence AND ~state = 'sending'",
+    "~chunk_id = :fence AND ~state = 'dispatched'",
 )
 _ATTEMPT = {
     "id": "bigint",
@@ -307,14 +315,14 @@ LEASES_EXPIRED = _both(
     "ORDER BY lease_real LIMIT ?"
 )
 JOBS_SENDING_IN = _both(
-    "SELECT chunk_id, id FROM jobs WHERE chunk_id {ids} AND state = 'sending' ORDER BY id"
+    "SELECT chunk_id, id FROM jobs WHERE chunk_id {ids} AND state = 'dispatched' ORDER BY id"
 )
 FENCE_OFF = _both(  # without its worker's name the lease cannot be renewed any more
     "UPDATE chunks SET worker = NULL WHERE id = ? AND done_real IS NULL AND lease_real < ?"
 )
 CRASHED_JOBS = _both(
     "SELECT id, crashes, source, attempts, pool, orders, bucket, tenant FROM jobs "
-    "WHERE chunk_id = ? AND state = 'sending' {lock}"
+    "WHERE chunk_id = ? AND state = 'dispatched' {lock}"
 )
 UNCERTAIN_BEFORE = _both(
     "SELECT DISTINCT job_id FROM attempts WHERE job_id {ids} AND outcome = 'uncertain'"
@@ -356,7 +364,7 @@ JOBS_DUE_AGAIN = _both(
 )
 
 # --- operator, feedback -------------------------------------------------------------------------
-_CANCELLABLE = "('accepted', 'held', 'due', 'deferred', 'uncertain', 'dispatched')"
+_WAITING = "'accepted', 'held', 'due', 'deferred', 'uncertain'"
 _RESIDUE = (
     "(CAST(? AS bigint) IS NULL OR message_id = ?) "
     "AND (CAST(? AS text) IS NULL OR campaign = ?) "
@@ -365,13 +373,19 @@ _RESIDUE = (
 CANCELLABLE_BY: dict[str, Statement] = {
     column: _both(
         f"SELECT id FROM jobs WHERE {column} = ? "
-        f"AND state IN {_CANCELLABLE} AND {_RESIDUE} ORDER BY id"
+        f"AND {_STATE} IN ({_WAITING}, 'dispatched') AND {_RESIDUE} ORDER BY id"
     )
     for column in ("id", "message_id", "campaign", "tenant")
 }
+# locked, so that nobody takes one before its jobs are cancelled
+CHUNKS_UNTAKEN_OF = _both(
+    "SELECT id FROM chunks WHERE id IN (SELECT chunk_id FROM jobs WHERE id {ids}) "
+    "AND taken_real IS NULL {lock}"
+)
 CANCEL = _both(
     "UPDATE jobs SET state = 'cancelled', due_at = NULL, chunk_id = NULL, ended_at = ?, "
-    f"reason = ? WHERE id {{ids}} AND state IN {_CANCELLABLE}"
+    f"reason = ? WHERE id {{ids}} AND (state IN ({_WAITING}) "
+    "OR state = 'dispatched' AND chunk_id {ids})"
 )
 # An operator buries a dead letter or tries it again; a report resolves an uncertain job or
 # overrules the 250 of a sent one.
@@ -382,14 +396,14 @@ MARKS_OF = _both("SELECT marks FROM jobs WHERE id = ? {lock}")
 MARK = _both("UPDATE jobs SET marks = ? WHERE id = ?")
 
 # --- reading ------------------------------------------------------------------------------------
-JOB = _both(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?")
-JOBS_OF = _both(f"SELECT {JOB_COLUMNS} FROM jobs WHERE message_id = ? ORDER BY id")
+JOB = _both(f"SELECT {_SHOWN_COLUMNS} FROM jobs WHERE id = ?")
+JOBS_OF = _both(f"SELECT {_SHOWN_COLUMNS} FROM jobs WHERE message_id = ? ORDER BY id")
 WHERE_IS = _both("SELECT pool, source, chunk_id, marks, ended_at FROM jobs WHERE id = ?")
 # one query for each of the three indexes that every job is in exactly one of
 COUNTS = _both(
     "SELECT bucket, state, count(*) FROM jobs WHERE due_at IS NOT NULL GROUP BY bucket, state "
-    "UNION ALL SELECT bucket, state, count(*) FROM jobs WHERE chunk_id IS NOT NULL "
-    "GROUP BY bucket, state "
+    f"UNION ALL SELECT bucket, {_STATE}, count(*) FROM jobs WHERE chunk_id IS NOT NULL "
+    "GROUP BY 1, 2 "
     "UNION ALL SELECT bucket, state, count(*) FROM jobs WHERE ended_at >= ? GROUP BY bucket, state"
 )
 BACKLOG = _both(
@@ -397,9 +411,9 @@ BACKLOG = _both(
     "min(CASE WHEN due_at <= ? THEN due_at END) FROM jobs "
     "WHERE bucket = ? AND due_at IS NOT NULL"
 )
-_SEARCH = f"""SELECT {JOB_COLUMNS} FROM jobs WHERE %s
+_SEARCH = f"""SELECT {_SHOWN_COLUMNS} FROM jobs WHERE %s
     AND (CAST(? AS text) IS NULL OR tenant = ?) AND (CAST(? AS text) IS NULL OR campaign = ?)
-    AND (CAST(? AS text) IS NULL OR state = ?) AND id < ? ORDER BY id DESC LIMIT ?"""
+    AND (CAST(? AS text) IS NULL OR {_STATE} = ?) AND id < ? ORDER BY id DESC LIMIT ?"""
 SEARCH_BY: dict[str, Statement] = {
     column: _both(_SEARCH % (f"{column} = ?")) for column in ("recipient_key", "campaign", "tenant")
 }
@@ -417,7 +431,7 @@ FEEDBACK_OF = _both("SELECT body FROM feedback WHERE job_id = ? ORDER BY occurre
 ATTEMPTS_BY_RECIPIENT = _both(
     "SELECT j.recipient_key, j.id, a.at FROM attempts AS a JOIN jobs AS j ON j.id = a.job_id "
     "WHERE a.at >= ? UNION ALL SELECT recipient_key, id, ? FROM jobs "
-    "WHERE chunk_id IS NOT NULL AND state IN ('dispatched', 'sending')"
+    "WHERE chunk_id IS NOT NULL AND state = 'dispatched'"
 )
 
 # --- pruning ------------------------------------------------------------------------------------

@@ -53,9 +53,9 @@ class Working(Room):
     ) -> Turn:
         """Take chunks, write outcomes with their attempts, close finished chunks: one transaction.
 
-        Taking moves a chunk's jobs dispatched -> sending; those past their ``expires_at`` become
-        EXPIRED. Another's chunk, or one taken before, is not ours. A chunk of which nothing is left is
-        closed at once. :meth:`taken` reads the jobs.
+        Taking moves a chunk's jobs dispatched -> sending (the chunk's row says so); those past their
+        ``expires_at`` become EXPIRED. Another's chunk, or one taken before, is not ours. A chunk of which
+        nothing is left is closed at once. :meth:`taken` reads the jobs.
 
         Outcomes are written by compare-and-set. Without an attempt the job stays with the source it
         had to keep (greylisting, uncertain); an attempt says anew. A chunk that still holds jobs is not
@@ -92,7 +92,6 @@ class Working(Room):
         if taken:
             now, ids = self.clock.at(real), self._ids(taken)
             self._run(cursor, sql.TAKE_EXPIRED, (EXPIRED_REASON, now, ids, now))
-            self._run(cursor, sql.TAKE_JOBS, (ids,))
         return taken
 
     def taken(self, chunk: Chunk) -> list[Work]:

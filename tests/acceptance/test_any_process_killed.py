@@ -42,15 +42,23 @@ def feed(home: House) -> subprocess.Popen[bytes]:
     )
 
 
-def jobs_in(home: House, state: str) -> set[str]:
-    """Ids of the jobs in a state."""
+def jobs_of(home: House, query: str) -> set[str]:
+    """Ids of the jobs a query finds."""
     database = home.database()
     try:
         with database.read() as conn:
-            rows = conn.exec_driver_sql("SELECT id FROM jobs WHERE state = ?", (state,)).all()
+            rows = conn.exec_driver_sql(query).all()
     finally:
         database.close()
     return {format_id(row.id) for row in rows}
+
+
+UNCERTAIN = "SELECT id FROM jobs WHERE state = 'uncertain'"
+SENT = "SELECT id FROM jobs WHERE state = 'sent'"
+SENDING = (
+    "SELECT id FROM jobs WHERE state = 'dispatched' "
+    "AND chunk_id IN (SELECT id FROM chunks WHERE taken_real IS NOT NULL)"
+)
 
 
 def killed_in_the_middle(home: House, process: str) -> set[str]:
@@ -59,7 +67,7 @@ def killed_in_the_middle(home: House, process: str) -> set[str]:
     feeder = feed(home)
     home.wait("the first mails", lambda: len(home.witness()) > 300)
     before = home.kill(process)
-    sending = jobs_in(home, "sending")
+    sending = jobs_of(home, SENDING)
     _, err = feeder.communicate(timeout=120)
     assert feeder.returncode == 0, err.decode()
     home.wait("the process' return", lambda: bool(set(home.pids(process)) - {before}))
@@ -67,7 +75,7 @@ def killed_in_the_middle(home: House, process: str) -> set[str]:
     assert states["sent"] + states["uncertain"] == JOBS, states
     assert sum(states.values()) == JOBS, states
     received = Counter(record["ref"] for record in home.witness())
-    assert not jobs_in(home, "sent") - received.keys(), "called sent, and nobody has them"
+    assert not jobs_of(home, SENT) - received.keys(), "called sent, and nobody has them"
     assert set(received.values()) == {1}, "received twice"
     return sending
 
@@ -76,7 +84,7 @@ def uncertain_after_a_kill(home: House) -> set[str]:
     """The uncertain jobs of a killed worker, few enough: those out whose result was not recorded, which are a
     mail of each session and the results on their way into the spool (a bucket that resends what is uncertain
     sends these twice, and no others); and those marked whose content never came, one of a session."""
-    doubtful = jobs_in(home, "uncertain")
+    doubtful = jobs_of(home, UNCERTAIN)
     out = doubtful & {record["ref"] for record in home.witness()}
     print(f"uncertain {len(doubtful)}, of which out {len(out)}")
     assert len(out) <= SESSIONS + UNWRITTEN
@@ -94,4 +102,4 @@ def test_a_worker_killed(tmp_path: Path) -> None:
 def test_any_other_process_killed(process: str, tmp_path: Path) -> None:
     with house(tmp_path) as home:
         killed_in_the_middle(home, process)
-        assert not jobs_in(home, "uncertain"), "no session was cut"
+        assert not jobs_of(home, UNCERTAIN), "no session was cut"

@@ -59,9 +59,6 @@ def take(rig: Rig, queues: tuple[str, ...]) -> Counter[str]:
             ).one_or_none()
             if row is not None:
                 conn.exec_driver_sql("UPDATE chunks SET taken_real = 1 WHERE id = ?", (row.id,))
-                conn.exec_driver_sql(
-                    "UPDATE jobs SET state = 'sending' WHERE chunk_id = ?", (row.id,)
-                )
                 taken[queue] += row.size
     return taken
 

@@ -11,6 +11,7 @@ import pytest
 from mailweir.contracts.lifecycle import State, may_move
 from mailweir.plumbing.database import Database, migrate
 from mailweir.spool.store import Spool
+from mailweir.spool.working import EXPIRED_REASON
 
 DIALECTS = ("sqlite", "postgresql")
 
@@ -19,22 +20,34 @@ only_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=T
 
 # Every test of this suite writes down each change of state and each job that is nowhere or in two
 # places at once; the fixture compares them with the table of moves when the test is over.
+# A job is sending while its chunk is taken; what expires as it is taken was never sent.
+_OLD = f"""CASE WHEN OLD.state = 'dispatched' AND coalesce(NEW.reason, '') <> '{EXPIRED_REASON}'
+    AND EXISTS (SELECT 1 FROM chunks AS c WHERE c.id = OLD.chunk_id AND c.taken_real IS NOT NULL)
+    THEN 'sending' ELSE OLD.state END"""
+_TAKEN = """INSERT INTO watched SELECT 'dispatched', 'sending', 0 FROM jobs
+    WHERE chunk_id = NEW.id AND state = 'dispatched'"""
 _WATCH = {
     "sqlite": (
         "CREATE TABLE watched (old TEXT, new TEXT, bad INTEGER)",
-        """CREATE TRIGGER watch AFTER UPDATE ON jobs BEGIN
-        INSERT INTO watched SELECT OLD.state, NEW.state, 1 <> (NEW.due_at IS NOT NULL)
+        f"""CREATE TRIGGER watch AFTER UPDATE ON jobs BEGIN
+        INSERT INTO watched SELECT {_OLD}, NEW.state, 1 <> (NEW.due_at IS NOT NULL)
         + (NEW.chunk_id IS NOT NULL) + (NEW.ended_at IS NOT NULL)
         WHERE OLD.state <> NEW.state OR OLD.due_at IS NOT NEW.due_at; END""",
+        f"""CREATE TRIGGER watch_takes AFTER UPDATE OF taken_real ON chunks
+        WHEN OLD.taken_real IS NULL AND NEW.taken_real IS NOT NULL BEGIN {_TAKEN}; END""",
     ),
     "postgresql": (
         "CREATE TABLE watched (old TEXT, new TEXT, bad INTEGER)",
-        """CREATE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        f"""CREATE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         IF OLD.state <> NEW.state OR OLD.due_at IS DISTINCT FROM NEW.due_at THEN
-        INSERT INTO watched VALUES (OLD.state, NEW.state,
+        INSERT INTO watched VALUES ({_OLD}, NEW.state,
         (num_nonnulls(NEW.due_at, NEW.chunk_id, NEW.ended_at) <> 1)::int); END IF;
         RETURN NULL; END $$""",
         "CREATE TRIGGER watch AFTER UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION watch()",
+        f"""CREATE FUNCTION watch_takes() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF OLD.taken_real IS NULL AND NEW.taken_real IS NOT NULL THEN {_TAKEN}; END IF;
+        RETURN NULL; END $$""",
+        "CREATE TRIGGER watch_takes AFTER UPDATE ON chunks FOR EACH ROW EXECUTE FUNCTION watch_takes()",
     ),
 }
 
