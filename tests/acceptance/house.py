@@ -28,6 +28,7 @@ from mailweir.plumbing.redis import socket_path
 from simulator.control import send_command
 from simulator.ports import free_port
 from simulator.witness import read
+from tests.services.stopped import stop
 
 LONGEST = 90.0  # real seconds any wait may take; a scenario that needs more says so
 STATE_SERVER = "state server"
@@ -180,7 +181,10 @@ class House:
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
         """Kill one supervised process; its pid."""
         pid = self.pids(name)[0]
-        os.kill(pid, number)
+        if number == signal.SIGSTOP:
+            stop(pid)
+        else:
+            os.kill(pid, number)
         return pid
 
     @contextmanager

@@ -14,6 +14,7 @@ from mailweir.plumbing.redis import socket_path
 from producer.broker import BrokerClient
 from producer.message import Message
 from tests.acceptance.house import MAILWEIR, House, house
+from tests.services.stopped import stop
 
 TIMES = 20
 INGRESS = "run ingress"
@@ -35,14 +36,14 @@ def test_ingress_killed_with_a_message_in_its_hands(tmp_path: Path) -> None:
         home.wait("a consumer at work", lambda: bool(at_work(home)))
         # consumers of our own, as in a fleet: the supervisor would pause longer and longer between two
         supervisor = home.processes[-1]
-        supervisor.send_signal(signal.SIGSTOP)
+        stop(supervisor.pid)
         try:
             home.kill(INGRESS)
             to = [f"turn{turn}@gmail.com" for turn in range(TIMES)]
             for address in to:
                 consumer = subprocess.Popen([*MAILWEIR, "run", "ingress"], env=dict(home.env))
                 home.wait("it at work", lambda pid=consumer.pid: pid in at_work(home))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-                consumer.send_signal(signal.SIGSTOP)
+                stop(consumer.pid)
                 client.send(Message(from_="a@acme.example", to=address, subject="s", text="hi"))
                 consumer.kill()
                 consumer.wait()

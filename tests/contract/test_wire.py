@@ -18,6 +18,7 @@ from mailweir.plumbing.redis import find_server
 from mailweir.plumbing.settings import Settings
 from mailweir.plumbing.wire import CHECKED_VERSIONS, Command, wire_of
 from simulator.ports import free_port
+from tests.services.stopped import stop
 
 COMMANDS: list[Command] = [
     ("SET", "a", "1"),
@@ -139,7 +140,7 @@ async def test_password_database_and_a_server_that_goes_and_comes(
     await wire.run(("SET", "a", 1))
     other = redis.asyncio.Redis.from_url(f"redis://:s3cret@127.0.0.1:{port}/3")
     assert await other.get("a") == b"1"
-    process.send_signal(19)  # SIGSTOP: it hears nothing
+    stop(process.pid)  # it hears nothing
     with pytest.raises(LateError):
         await wire.run(("GET", "a"))
     process.send_signal(18)  # SIGCONT

@@ -21,6 +21,7 @@ from mailweir.plumbing.envelope import ACCEPT_TASK, DELIVER_TASK, TaskMessage, t
 from mailweir.plumbing.publisher import Publisher
 from mailweir.plumbing.settings import Settings
 from tests.services.rabbitmq import RabbitMQ
+from tests.services.stopped import stop
 
 PATIENCE = 90.0  # seconds any wait may take: when to give up, no claim
 LEASE = 1.0
@@ -118,7 +119,7 @@ def test_twenty_times_stop_publish_kill(door: Door) -> None:
     """What stock kombu loses every time: it pops for a process that will never read."""
     consumer = door.consumer()
     for number in range(20):
-        consumer.send_signal(signal.SIGSTOP)
+        stop(consumer.pid)
         door.publish(f"m{number}")
         consumer.kill()
         consumer.wait()
@@ -134,7 +135,7 @@ def test_kill_in_the_middle_of_a_flood(door: Door) -> None:
     consumer = door.consumer()
     for begin in range(0, len(ids), 300):
         # it stands still while they come: where publishing is slow it would be through with all of them
-        consumer.send_signal(signal.SIGSTOP)
+        stop(consumer.pid)
         known = len(door.lines("accepted"))
         door.publish(*ids[begin : begin + 300])
         consumer.send_signal(signal.SIGCONT)
@@ -195,7 +196,7 @@ def test_a_stopped_consumer_loses_its_claim_and_no_message_is_doubled(
     ids = [f"m{number}" for number in range(10)]
     door.publish(*ids)
     wait_for(lambda: claims(redis_url), "claimed")
-    first.send_signal(signal.SIGSTOP)
+    stop(first.pid)
     down.unlink()
     door.publish("later")
     door.consumer()

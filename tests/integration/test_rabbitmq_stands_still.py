@@ -25,6 +25,7 @@ from producer.doors.ingress_lines import LineDown, open_line
 from producer.errors import QueueUnavailable
 from producer.message import Message
 from tests.services.rabbitmq import RabbitMQ
+from tests.services.stopped import group_members, stop
 
 TIMEOUT = 3.0  # setting broker.socket_timeout; a broker that goes on has a queue declared in less
 KEY = "mw_000000000000.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
@@ -49,7 +50,7 @@ def settings(rabbitmq: RabbitMQ, tmp_path: Path) -> Iterator[Settings]:
 
 @contextmanager
 def standing_still(server: RabbitMQ) -> Iterator[None]:
-    os.killpg(server.group, signal.SIGSTOP)
+    stop(*group_members(server.group))
     began = time.monotonic()
     try:
         yield
