@@ -15,14 +15,14 @@ from redis.exceptions import RedisError
 from mailweir.contracts.ids import format_id, new_ids
 from mailweir.contracts.job import Bucket, Job
 from mailweir.contracts.lifecycle import State
-from mailweir.contracts.route import SENT_BACK, Chunk, Decision, Held, Orders, Refused, Routed
+from mailweir.contracts.route import Chunk, Decision, Held, Orders, Refused, Routed
 from mailweir.contracts.snapshot import FastState, Snapshot
 from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.publisher import Publisher, PublishFailed
 from mailweir.plumbing.settings import RouterSettings
 from mailweir.spool.store import DecisionRow, Dispatch, Move, Pick, Spool
 from router.mx import MxReader
-from router.policy.chunks import parts
+from router.policy.chunks import came_back, parts
 from router.policy.compiled import CompiledPolicy
 from router.policy.context import Context, RecipientRoom, RouterState
 from router.policy.decide import route_many
@@ -323,7 +323,7 @@ def _dispatch(
     for job, routed in part:
         pools[job.id] = routed.pool
         given = routed.orders
-        if job.state == State.HELD and (job.reason or "").startswith(SENT_BACK):
+        if came_back(job):
             given = waited.get(id(given)) or waited.setdefault(
                 id(given), msgspec.structs.replace(given, back=True)
             )

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mailweir.contracts.job import Job
-from mailweir.contracts.route import Routed
+from mailweir.contracts.lifecycle import State
+from mailweir.contracts.route import SENT_BACK, Routed
 
 Member = tuple[Job, Routed]
+
+
+def came_back(job: Job) -> bool:
+    """Whether a throttle sent the job back to wait, and its place has come."""
+    return job.state == State.HELD and (job.reason or "").startswith(SENT_BACK)
 
 
 def parts(members: list[Member], most: int, most_bytes: int) -> Iterable[list[Member]]:

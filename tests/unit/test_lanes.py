@@ -6,7 +6,8 @@ from math import ceil
 
 from mailweir.contracts.policy import Policy, Provider, Throttle
 from mailweir.contracts.snapshot import FastPath, FastState, PathState, Snapshot
-from router.lanes import FORGOTTEN, LEAST, OVER, STEPS, LaneShares, Paces
+from router.lanes import LEAST, LaneShares
+from router.policy.paces import FORGOTTEN, OVER, STEPS, Paces
 
 POLICY = Policy(providers={"gmail": Provider("gmail", rate=Throttle(600, 60))})
 SNAPSHOT = Snapshot(1, 0.0, 1, {})
@@ -74,6 +75,18 @@ def test_who_was_sent_back_far_ahead_does_not_come_as_a_herd() -> None:
     for slot in range(9, 2 + FORGOTTEN + 2):
         paces.turn(slot, lambda of: {})
     assert paces.left("gmail", 0.0) is None
+
+
+def test_what_comes_back_late_does_not_slow_a_lane_that_was_not_used() -> None:
+    paces = Paces(20_000)
+    paces.turn(1, lambda of: {})
+    paces.gone({"gmail": 5000})
+    paces.turn(2, lambda of: {"gmail": 4000})
+    paces.turn(3, lambda of: {"gmail": 0})
+    held = paces.left("gmail", 1.0)
+    for slot in range(4, 8):
+        paces.turn(slot, lambda of: {"gmail": 30})
+    assert paces.left("gmail", 1.0) == held
 
 
 def test_a_pace_is_spent_in_parts_of_its_slot() -> None:
