@@ -97,8 +97,9 @@ class Database:
         return writer, reader
 
     def give_way(self) -> None:
-        """From now on writes of this process let others go first: bulk must not stand in a row of ten
-        before a transactional mail's three transactions. SQLite only; PostgreSQL has many writers."""
+        """From now on writes of this process let others go first: of all who give way one at a time waits
+        or writes, so that a transactional mail's three transactions stand behind one of bulk each, not ten.
+        SQLite only; PostgreSQL has many writers."""
         self._patient = self._turnstile
         if self._wal is not None:
             self._wal.tidies()

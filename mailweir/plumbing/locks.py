@@ -1,4 +1,7 @@
-"""An advisory lock between processes, in the order of asking."""
+"""An advisory lock between processes, in the order of asking.
+
+Nearly: the kernel wakes the first who waits, and somebody may take a free lock before that one has woken.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,13 @@ class FileLock:
     @contextmanager
     def held(self, turnstile: FileLock | None = None) -> Iterator[None]:
         """Wait for the lock, in the order of asking, and hold it. Of those who come through a turnstile
-        one at a time stands in that order."""
+        one at a time waits for it or holds it: who comes without one waits for one of them at most."""
+        if turnstile is not None:
+            with turnstile.held(), self.held():
+                yield
+            return
         descriptor = self._descriptor()
-        if turnstile is None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        else:
-            with turnstile.held():
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         try:
             yield
         finally:
