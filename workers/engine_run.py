@@ -91,6 +91,10 @@ class Run:
         nobody has told it yet: others may have them."""
         return not self.stopped and time.monotonic() < min(self.ends, self.leased)
 
+    def holds(self) -> bool:
+        """Whether the chunk is surely still ours."""
+        return time.monotonic() < self.leased
+
     def refuse(self, job_id: int, refusal: Refusal) -> None:
         """Our own no: no attempt is spent."""
         self._put(job_id, refusal.state, refusal.due_at, refusal.reason)

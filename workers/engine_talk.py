@@ -95,6 +95,15 @@ class Talk(Owner):
         self._run.began[envelope.job_id] = self._parts.clock.now()
         return self._parts.gate.mark(self._run.chunk.id, envelope.job_id)
 
+    def still(self, envelope: Envelope) -> bool:
+        """Not where the worker stood still beyond its lease: who had the job freed saw no mark, and others
+        may be sending it."""
+        if self._run.holds():
+            return True
+        self.unsent(envelope)
+        self._run.give_back(envelope.job_id, "the worker's lease ran out before its content went")
+        return False
+
     def unsent(self, envelope: Envelope) -> None:
         """Nothing of it can be out: where its worker stops now it goes back."""
         self._run.began.pop(envelope.job_id, None)

@@ -220,6 +220,18 @@ async def test_cancelled_after_the_dot_is_uncertain() -> None:
     assert [r.uncertain for r in results] == [True]
 
 
+@pytest.mark.parametrize("offered", ["PIPELINING", "SIZE 20000000", "CHUNKING"])
+async def test_what_may_not_go_any_more_at_the_last_moment_costs_its_session_and_no_other_mail(
+    offered: str,
+) -> None:
+    async with Scripted({"ehlo": offer(offered)}) as server, Sender() as sender:
+        results = await sender.send(server.port, mails(4), still=lambda e: e.job_id != 2)
+    assert [r.job_id for r in results if r.accepted] == [1, 3, 4]
+    assert len(results) == 3
+    assert [got.rcpt for got in server.mails] == [f"user{n}@d.test" for n in (1, 3, 4)]
+    assert server.connections == 2
+
+
 async def test_a_sick_host_loses_the_job_to_the_next_one_and_greylisting_does_not() -> None:
     sick = {"rcpt": "451 4.3.0 internal error", "data": "503 no rcpt"}
     grey = {"rcpt": "450 4.2.0 Greylisted, try again in 300 seconds", "data": "503 no rcpt"}

@@ -25,7 +25,7 @@ from simulator.ports import free_port
 from tests.integration.test_delivery_secrets import boto_signature
 from tests.unit.delivery.sending import Sender, hop, mail, mails
 from workers.delivery.http_api import judge, retry_after
-from workers.delivery.types import Result
+from workers.delivery.types import Envelope, Result
 
 DATA = (
     b"From: =?utf-8?q?J=C3=BCrgen?= <news@acme.test>\r\nTo: user1@d.test\r\nSubject: hi\r\n"
@@ -149,6 +149,7 @@ async def send(
     script: list[Response | None] | None = None,
     count: int = 1,
     data: bytes = DATA,
+    still: Callable[[Envelope], bool] | None = None,
 ) -> tuple[list[Result], Api]:
     make, auth, options = SOURCES[kind]
     async with serving(make()) as api:
@@ -156,7 +157,9 @@ async def send(
         source = Source(kind, kind=kind, host=api.url, auth=auth, options=options)
         async with Sender(source, connect=2.0, block=5.0, dot=5.0) as sender:
             envelopes = [mail(i, data) for i in range(1, count + 1)]
-            results = await sender.send([hop(1)], envelopes, source=source, connections=1)
+            results = await sender.send(
+                [hop(1)], envelopes, source=source, connections=1, still=still
+            )
     return results, api
 
 
@@ -207,6 +210,12 @@ async def test_429_is_obeyed_and_ends_the_batch(kind: str) -> None:
     assert api.asked == 2
     assert [r.code for r in results] == [250, 451, 451, 451, 451]
     assert [r.retry_after for r in results] == [None, 17.0, 17.0, 17.0, 17.0]
+
+
+async def test_what_may_not_go_any_more_is_not_asked_for() -> None:
+    results, api = await send("ses", count=3, still=lambda envelope: envelope.job_id != 2)
+    assert [r.job_id for r in results] == [1, 3]
+    assert api.asked == 2
 
 
 async def test_a_ses_quota_with_status_400_is_a_rate_limit() -> None:

@@ -35,8 +35,9 @@ def sink(redis_clean: redis.Redis) -> Iterator[Sink]:
         yield one
 
 
-async def test_it_starts_nothing_more_before_it_is_told(
-    tmp_path: Path, redis_url: str, sink: Sink
+@pytest.mark.parametrize("marked_in_time", [True, False])
+async def test_it_sends_nothing_more_before_it_is_told(
+    tmp_path: Path, redis_url: str, sink: Sink, marked_in_time: bool
 ) -> None:
     mx_map = {"*": [f"127.0.0.1:{sink.port}"]}
     rig = Rig.build(
@@ -63,7 +64,14 @@ async def test_it_starts_nothing_more_before_it_is_told(
         def marked() -> set[int]:
             return {int(job) for job in rig.client.hkeys(keys.in_data(chunk.id))}
 
-        await until(lambda: run.pending.keys() & run.began.keys() <= marked(), work)
+        def unmarked() -> set[int]:
+            return (run.pending.keys() & run.began.keys()) - marked()
+
+        if marked_in_time:
+            await until(lambda: not unmarked(), work)
+        else:  # it stands still between the commands of a mail and its mark
+            rig.client.client_pause(int(LONGEST * 1000), all=False)
+            await until(unmarked, work)
         time.sleep(1.5 * LEASE)  # it stands still, and the reconciler frees what it had
         begun = marked()
         [lease] = rig.spool.expired_leases()
@@ -71,6 +79,7 @@ async def test_it_starts_nothing_more_before_it_is_told(
         uncertain: dict[int, float | None] = {job: None for job in lease.jobs if job in begun}
         assert len(due) > MAILS / 2
         assert rig.spool.free(chunk.id, uncertain, due, rig.clock.now(), 9) == len(lease.jobs)
+        rig.client.client_unpause()
         await until(work.done)
         told.set()
         await work

@@ -177,6 +177,10 @@ class Feed:
         """See :class:`workers.delivery.transaction.Feed`."""
         return self._work.owner.begins(envelope)
 
+    def still(self, envelope: Envelope) -> bool:
+        """See :class:`workers.delivery.transaction.Feed`."""
+        return self._work.owner.still(envelope)
+
     def unsent(self, envelope: Envelope) -> None:
         """See :class:`workers.delivery.transaction.Feed`."""
         self._work.owner.unsent(envelope)

@@ -81,6 +81,8 @@ class HttpApi:
                     except asyncio.CancelledError:
                         owner.unsent(envelope)
                         raise
+                if not owner.still(envelope):
+                    continue
                 begun = time.monotonic()
                 try:
                     answer = await self._send(source, envelope)

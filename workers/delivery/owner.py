@@ -38,6 +38,11 @@ class Owner:
         """Its commands go out. Its content follows only when it is booked: book before you act."""
         return None
 
+    def still(self, envelope: Envelope) -> bool:
+        """Whether its content may go: asked once more when it is booked, right before. One that may not has
+        been dealt with."""
+        return True
+
     def unsent(self, envelope: Envelope) -> None:
         """It began, and the end of its content never went out: as if it had not begun. It begins anew, or
         the delivery is being cut short."""
@@ -63,12 +68,17 @@ class PlainOwner(Owner):
         self,
         ended: Callable[[Result], None],
         ask: Callable[[Envelope], Awaitable[bool]] | None = None,
+        still: Callable[[Envelope], bool] | None = None,
     ) -> None:
-        self._ended, self._ask = ended, ask
+        self._ended, self._ask, self._still = ended, ask, still
 
     async def ask(self, envelope: Envelope) -> bool:
         """See :class:`Owner`."""
         return self._ask is None or await self._ask(envelope)
+
+    def still(self, envelope: Envelope) -> bool:
+        """See :class:`Owner`."""
+        return self._still is None or self._still(envelope)
 
     def ended(self, result: Result) -> None:
         """See :class:`Owner`."""

@@ -24,6 +24,7 @@ from workers.delivery.smtp import SLICE, SessionLost
 from workers.delivery.types import Envelope, Result
 
 END = b".\r\n"
+CUT = "the session was cut by us"
 
 
 class Feed(Protocol):
@@ -39,6 +40,10 @@ class Feed(Protocol):
 
     def begins(self, envelope: Envelope) -> Booked | None:
         """Its commands go out; its body follows only when it is booked."""
+        ...
+
+    def still(self, envelope: Envelope) -> bool:
+        """Whether its body may go, now that it is booked; one that may not is the owner's."""
         ...
 
     def unsent(self, envelope: Envelope) -> None:
@@ -125,7 +130,7 @@ class Mailer:
             if self._current is not None:
                 return self._broken(self._current, lost, behind)
         except BaseException:
-            cut = SessionLost("closed", "the session was cut by us")
+            cut = SessionLost("closed", CUT)
             self._abandon_body(cut)
             self._protocol.fail(cut)
             if self._current is not None:
@@ -222,6 +227,13 @@ class Mailer:
             agreed = await self._agreed_in_flight(attempt)
         if agreed and attempt.booked is not None and not attempt.booked.done:
             await attempt.booked.wait()
+        if agreed and not self._feed.still(attempt.envelope):
+            self._current = None
+            cut = SessionLost(
+                "closed", CUT
+            )  # it waits for a content: nothing else can be said to it
+            self._protocol.fail(cut)
+            raise cut
         return agreed
 
     async def _agreed_in_flight(self, attempt: _Attempt) -> bool:

@@ -87,6 +87,7 @@ class Sender:
         tls: str = "opportunistic",
         connections: int = 1,
         before_body: Callable[[Envelope], Awaitable[bool]] = yes,
+        still: Callable[[Envelope], bool] | None = None,
         source: Source | None = None,
     ) -> list[Result]:
         hosts = (hop(hops),) if isinstance(hops, int) else tuple(hops)
@@ -97,7 +98,7 @@ class Sender:
             envelopes,
             provider=self.provider,
             tls=tls,
-            owner=PlainOwner(results.append, before_body),
+            owner=PlainOwner(results.append, before_body, still),
             max_connections=connections,
         )
         ids = [result.job_id for result in results]
