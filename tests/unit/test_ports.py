@@ -65,8 +65,12 @@ def test_another_process_is_not_given_what_nobody_listens_on_yet(three: int) -> 
 
 
 def _free(port: int) -> bool:
+    """Nobody listens on it, and no other test process was given it."""
     try:
         held(port).close()
+        if sys.platform == "linux":
+            with socket.socket(socket.AF_UNIX) as sign:
+                sign.bind(f"\0mailweir-port-{port}")
     except OSError:
         return False
     return True
