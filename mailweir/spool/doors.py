@@ -23,6 +23,8 @@ _Key = tuple[str, str]
 # Columns whose text comes from a submitter, with PostgreSQL's limit in characters.
 _LIMITS = {"tenant": 64, "idempotency_key": 256, "campaign": 128}
 _ADDRESS_LIMIT = 320
+_LARGE = 65_536
+"""Bytes of content from which on a plan for just these values is worth avoiding."""
 
 
 class Doors(Room):
@@ -85,10 +87,6 @@ class Doors(Room):
                 told[r.id] = _again(r.message, *found_now[r.full_key])
             gone = {r.id for r in lost}
             fresh = [r for r in fresh if r.id not in gone]
-        self._many(
-            cursor, sql.CONTENTS_ADD, list({r.content[0]: r.content for r in fresh}.values())
-        )
-        self._many(cursor, sql.JOBS_ADD, [job for r in fresh for job in r.jobs])
         by_id = {r.id: r for r in todo}
         for r in later:
             assert r.full_key is not None
@@ -99,7 +97,15 @@ class Doors(Room):
             else:  # the first met a conflict; this one may agree with the earlier call
                 found = self._earlier(cursor, [r.full_key], now)[r.full_key]
                 told[r.id] = _again(r.message, *found)
+        self._add_jobs(cursor, fresh)
         return told
+
+    def _add_jobs(self, cursor: DBAPICursor, fresh: list[_Rows]) -> None:
+        contents = {r.content[0]: r.content for r in fresh}
+        if self._postgresql and sum(len(content[2]) for content in contents.values()) > _LARGE:
+            cursor.execute(sql.PLANS_AS_BEFORE)
+        self._many(cursor, sql.CONTENTS_ADD, list(contents.values()))
+        self._many(cursor, sql.JOBS_ADD, [job for r in fresh for job in r.jobs])
 
     def _add_messages(self, cursor: DBAPICursor, fresh: list[_Rows]) -> list[_Rows]:
         if self._postgresql:

@@ -49,7 +49,7 @@ class Routing(Room):
         name = bucket.value
         return [
             parse_flow(bucket, key, due)
-            for key, due in self._read(sql.FLOWS, (name, name, name))
+            for key, due in self._read(sql.FLOWS, (name, name))
             if due is not None  # its last job went between the two looks
         ]
 
