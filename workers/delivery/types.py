@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import msgspec
 
-# searched for by its first byte: half the time of counting CRLF, or of ``in``
+# Searched for by their first byte, mostly in vain: 5 us each in 10 KiB, whichever way Python was built. Counting
+# CR and LF takes 6 or 17.
 _BARE_CR = re.compile(rb"\r(?!\n)")
-_ODD = re.compile(
-    rb"\r(?!\n(?!\.))"
-)  # a bare CR, or a line end before a dot: one search, mostly in vain
+_BARE_LF = re.compile(rb"\n(?<!\r\n)")
+_ODD = re.compile(rb"\r(?!\n(?!\.))")  # a bare CR, or a line end before a dot
 # RFC 5321 4.1.2 without quoted local parts: nothing here can end or split an SMTP command (S2).
 _PATH = re.compile(r"[^\x00-\x20\x7f<>]{0,512}")
 
@@ -57,9 +57,8 @@ class Envelope:
         data = self.data
         odd = _ODD.search(data)
         self.dots = odd is not None
-        # each CR has its LF; so many of both, and each LF has its CR
-        alone = odd is not None and _BARE_CR.search(data, odd.start())
-        if alone or data.count(b"\n") != data.count(b"\r") or not data.endswith(b"\r\n"):
+        bare = _BARE_LF.search(data) or (odd and _BARE_CR.search(data, odd.start()))
+        if bare or not data.endswith(b"\r\n"):
             raise ValueError("message bytes must have CRLF line ends only, also at the end")
         for name, path in (("mail_from", self.mail_from), ("rcpt", self.rcpt)):
             if _PATH.fullmatch(path) is None:
