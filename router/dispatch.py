@@ -61,11 +61,11 @@ class Policies:
 
 @dataclass(slots=True)
 class Inputs:
-    """What the decisions of a batch are made from, read once before it."""
+    """What the decisions of a batch are made from."""
 
     policies: Policies
     snapshot: Snapshot
-    fast: FastState
+    fast: Callable[[], FastState]  # many reads: only where there is something to decide
     unreached: Unreached = field(default_factory=dict)
     fleets: frozenset[frozenset[str]] = frozenset()  # queues some live worker serves together
 
@@ -146,7 +146,7 @@ class Dispatcher:
         suppressed = {
             job.id: reason for job, reason in zip(jobs, reasons, strict=True) if reason is not None
         }
-        policies = inputs.policies
+        policies, fast = inputs.policies, inputs.fast()
         by_policy: dict[CompiledPolicy, list[Job]] = defaultdict(list)
         for job in jobs:
             by_policy[policies.pick(job.id)].append(job)
@@ -157,7 +157,7 @@ class Dispatcher:
             context = Context(
                 policy=policy,
                 snapshot=inputs.snapshot,
-                fast=inputs.fast,
+                fast=fast,
                 now=now,
                 suppressed=suppressed,
                 providers=places.providers,

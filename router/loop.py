@@ -176,7 +176,7 @@ class Loop:
             bucket,
             compiled.policy,
             inputs.snapshot,
-            inputs.fast,
+            inputs.fast(),
             turn.window.lanes.get(bucket, {}),
             [self._rival(other, bucket, now, turn) for other in compiled.rivals[bucket]],
             into,

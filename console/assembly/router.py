@@ -51,7 +51,7 @@ def router_loop(
             compiled[:] = [(found, compile_all(found, settings.region, before))]
         ready = compiled[0][1]
         unreached = reach.watch(ready.live)
-        return Inputs(ready, snapshots.get(), fast.get(), unreached, reach.fleets)
+        return Inputs(ready, snapshots.get(), fast.get, unreached, reach.fleets)
 
     def queues() -> tuple[str, ...]:
         """Every queue jobs may go to now: with a region of our own, those of all the policy's regions."""

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import msgspec
 
-# Searched for by their first byte, mostly in vain: 5 us each in 10 KiB, whichever way Python was built. Counting
-# CR and LF takes 6 or 17.
+# Searched for by their first byte, mostly in vain: 5 us each in 10 KiB, whichever way Python was built;
+# counting CR and LF takes 6 or 17.
 _BARE_CR = re.compile(rb"\r(?!\n)")
 _BARE_LF = re.compile(rb"\n(?<!\r\n)")
 _ODD = re.compile(rb"\r(?!\n(?!\.))")  # a bare CR, or a line end before a dot
