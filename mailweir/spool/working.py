@@ -68,8 +68,10 @@ class Working(Room):
             return Turn(set(), set())
 
         def work(conn: Connection, cursor: DBAPICursor, ours: Sequence[Outcome]) -> set[int]:
-            real = self.database.now_real(conn)
             self._outcomes(cursor, ours)
+            if not (done_chunks or taking):
+                return set()
+            real = self.database.now_real(conn)
             taken = self._take(cursor, taking, real) if taking else set()
             if done_chunks or taken:
                 self._run(cursor, sql.CHUNKS_DONE, (real, self._ids({*done_chunks, *taken})))

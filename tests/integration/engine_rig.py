@@ -205,6 +205,11 @@ class Rig:
             rows = conn.execute(text("SELECT * FROM attempts ORDER BY id")).mappings()
             return [dict(row) for row in rows]
 
+    def chunks(self) -> list[dict[str, object]]:
+        with self.spool.database.read() as conn:
+            rows = conn.execute(text("SELECT * FROM chunks ORDER BY id")).mappings()
+            return [dict(row) for row in rows]
+
     @contextlib.asynccontextmanager
     async def worker(self, concurrency: int = 8, name: str = "w@test") -> AsyncIterator[Worker]:
         worker = Worker(self.settings, name=name, queues=("bulk",), concurrency=concurrency)

@@ -61,6 +61,21 @@ async def house(tmp_path: Path, redis_url: str, redis_clean: redis.Redis) -> Asy
     await simulator.stop()
 
 
+async def test_what_expired_on_its_way_is_not_sent(house: House) -> None:
+    rig = house.rig
+    [late] = rig.accept(["late@sim.example"], expires_in=0.0)
+    [kept] = rig.accept(["kept@sim.example"], expires_in=3600.0)
+    [chunk] = rig.settle()
+    assert set(chunk.jobs) == {late, kept}
+    await house.deliver([chunk])
+    assert rig.states([late]) == {State.EXPIRED: 1}
+    assert rig.states([kept]) == {State.SENT: 1}
+    assert house.arrived() == ["kept@sim.example"]
+    assert [a["job_id"] for a in rig.attempts()] == [kept]
+    [chunk_row] = rig.chunks()
+    assert chunk_row["done_real"] is not None
+
+
 async def test_five_hundred_jobs_are_sent_once_each(house: House) -> None:
     rig = house.rig
     ids = rig.accept([f"u{i}@d{i % 7}.sim.example" for i in range(500)])
