@@ -24,7 +24,7 @@ RAMP_SECONDS, RAMP_START = 900.0, 0.1
 
 
 class FastReader:
-    """The frozen fast state of a batch; without Redis an empty one (only policy limits then)."""
+    """The fast state for a batch; without Redis an empty one (only policy limits then)."""
 
     def __init__(self, client: redis.Redis, clock: Clock) -> None:
         self._redis = client

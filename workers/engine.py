@@ -21,7 +21,7 @@ from prometheus_client import Counter
 from mailweir.contracts.lifecycle import State
 from mailweir.contracts.policy import Policy, Provider, Source
 from mailweir.contracts.route import Chunk
-from mailweir.plumbing.clock import Clock
+from mailweir.plumbing.clock import Clock, since_boot
 from mailweir.plumbing.database import DatabaseUnavailable
 from mailweir.plumbing.policies import NoPolicy
 from mailweir.plumbing.settings import Settings
@@ -125,7 +125,7 @@ class Engine:
             await self._work(chunk)
 
     async def _work(self, chunk: Chunk) -> None:
-        leased = time.monotonic() + self.parts.settings.worker.lease
+        leased = since_boot() + self.parts.settings.worker.lease
         taking = self.parts.writer.take(chunk.id)
         try:
             # shielded: whether it was taken must be known even where nobody works it any more

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from mailweir.contracts.heartbeat import Heartbeat, read_beat
 from mailweir.contracts.policy import Policy, Source
 from mailweir.plumbing import keys
-from mailweir.plumbing.clock import Clock
+from mailweir.plumbing.clock import Clock, since_boot
 from mailweir.plumbing.database import DatabaseUnavailable
 from mailweir.plumbing.policies import NoPolicy
 from mailweir.spool.store import Spool
@@ -148,7 +148,7 @@ class Heart:
         if not live:
             return
         loop = asyncio.get_running_loop()
-        leased = time.monotonic() + self._lease
+        leased = since_boot() + self._lease
         ours = await loop.run_in_executor(
             self._executor, self._spool.renew, list(live), self._engine.name, self._lease
         )
@@ -158,6 +158,7 @@ class Heart:
             elif chunk_id in self._engine.live:
                 log.warning("lease lost", chunk=chunk_id)
                 run.stopped = True
+                run.leased = 0.0
 
     def part(self, cap: int) -> int:
         """This worker's part of a number that all workers alive share; the parts add up to it."""

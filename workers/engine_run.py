@@ -19,7 +19,7 @@ from mailweir.contracts.policy import Policy, Provider, Source
 from mailweir.contracts.route import SENT_BACK, Chunk
 from mailweir.contracts.snapshot import Snapshot
 from mailweir.mail.classify import classify, enhanced_of
-from mailweir.plumbing.clock import Clock
+from mailweir.plumbing.clock import Clock, since_boot
 from mailweir.spool.store import Outcome, Work
 from workers.campaigns import Campaigns, name_of
 from workers.delivery.types import Envelope, Result
@@ -82,18 +82,18 @@ class Run:
     began: dict[int, float] = field(default_factory=dict)  # at the remote: policy time it began
     started: float = field(default_factory=time.monotonic)
     ends: float = math.inf  # real monotonic time after which no more jobs are started
-    leased: float = math.inf  # real monotonic time until which the chunk is surely ours
+    leased: float = math.inf  # until then the chunk is surely ours, see ``since_boot``
     stopped: bool = False  # start no more jobs
     copies: list[Ready] = field(default_factory=list)  # accepted by the remote, to be archived
 
     def starts(self) -> bool:
         """Whether jobs are still started. A worker that stood still beyond its lease starts none, though
         nobody has told it yet: others may have them."""
-        return not self.stopped and time.monotonic() < min(self.ends, self.leased)
+        return not self.stopped and time.monotonic() < self.ends and self.holds()
 
     def holds(self) -> bool:
         """Whether the chunk is surely still ours."""
-        return time.monotonic() < self.leased
+        return since_boot() < self.leased
 
     def refuse(self, job_id: int, refusal: Refusal) -> None:
         """Our own no: no attempt is spent."""

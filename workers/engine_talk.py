@@ -122,7 +122,11 @@ class Talk(Owner):
             told(run.source.name, self._site, False)
 
     async def before_dial(self, waiting: Sequence[Envelope]) -> bool:
-        """A path that was shut meanwhile is not dialled."""
+        """A path that was shut meanwhile is not dialled, nor any for jobs that may not start."""
+        if not self._run.starts():
+            for envelope in waiting:
+                self._refused(self._run.ready[envelope.job_id])
+            return False
         if time.monotonic() - self._asked < SHORT_WAIT:
             return True
         purses = {self._run.ready[envelope.job_id].purse for envelope in waiting}

@@ -65,6 +65,8 @@ class Marks:
         self._new: dict[int, list[int | str]] = defaultdict(
             list
         )  # chunk -> job, time, job, time ...
+        # what Redis did not take goes with the next ones, where its mail is still under way
+        self._refused: list[tuple[int, list[int | str]]] = []
         self._booked: Booked | None = None  # of the new ones
         self._timer: asyncio.TimerHandle | None = None
         self._sending: set[asyncio.Task[None]] = set()
@@ -114,6 +116,12 @@ class Marks:
             self._timer.cancel()
         if booked is None:
             return
+        refused, self._refused = self._refused, []
+        for chunk_id, marks in refused:
+            jobs = self._under_way.get(chunk_id, ())
+            for job, at in zip(marks[::2], marks[1::2], strict=True):
+                if job in jobs:
+                    new[chunk_id] += (job, at)
         task = asyncio.get_running_loop().create_task(self._book(new, booked))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
@@ -127,5 +135,6 @@ class Marks:
             self._known |= first
         except RedisError as error:
             log.warning("mails not marked", error=type(error).__name__, chunks=len(new))
+            self._refused += new.items()
         finally:
             booked.settle()

@@ -101,8 +101,8 @@ class Database:
         or writes, so that a transactional mail's three transactions stand behind one of bulk each, not ten.
         SQLite only; PostgreSQL has many writers."""
         self._patient = self._turnstile
-        if self._wal is not None:
-            self._wal.tidies()
+        if self._wal is not None and self._turnstile is not None:
+            self._wal.tidies(self._turnstile)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

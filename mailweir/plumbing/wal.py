@@ -42,12 +42,14 @@ class Wal:
         self._writer = writer
         self._lock = lock
         self._durable = durable
+        self._turnstile: FileLock | None = None
         self._one = FileLock(path.with_name(path.name + ".tidy"))
         self._every = OTHERS_EVERY
         self._next = time.monotonic() + self._every
 
-    def tidies(self) -> None:
-        """This process makes the checkpoints from now on."""
+    def tidies(self, turnstile: FileLock) -> None:
+        """This process makes the checkpoints from now on, in its turn at the turnstile."""
+        self._turnstile = turnstile
         self._every = TIDY_EVERY
         self._next = time.monotonic() + self._every
 
@@ -79,7 +81,7 @@ class Wal:
             cursor = connection.cursor()
             pages = _copy(cursor)
             if pages >= WORTH:
-                with self._lock.held():
+                with self._lock.held(self._turnstile):
                     _copy(cursor)
         finally:
             connection.close()

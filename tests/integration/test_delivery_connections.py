@@ -220,11 +220,13 @@ async def test_cancelled_after_the_dot_is_uncertain() -> None:
     assert [r.uncertain for r in results] == [True]
 
 
-@pytest.mark.parametrize("offered", ["PIPELINING", "SIZE 20000000", "CHUNKING"])
+@pytest.mark.parametrize(
+    "offered", [("PIPELINING",), ("SIZE 20000000",), ("CHUNKING",), ("PIPELINING", "CHUNKING")]
+)
 async def test_what_may_not_go_any_more_at_the_last_moment_costs_its_session_and_no_other_mail(
-    offered: str,
+    offered: tuple[str, ...],
 ) -> None:
-    async with Scripted({"ehlo": offer(offered)}) as server, Sender() as sender:
+    async with Scripted({"ehlo": offer(*offered)}) as server, Sender() as sender:
         results = await sender.send(server.port, mails(4), still=lambda e: e.job_id != 2)
     assert [r.job_id for r in results if r.accepted] == [1, 3, 4]
     assert len(results) == 3

@@ -89,3 +89,34 @@ async def test_it_sends_nothing_more_before_it_is_told(
     assert states[State.SENT] + states[State.UNCERTAIN] == MAILS
     assert states[State.UNCERTAIN] <= len(uncertain)
     assert set(sink.stored.values()) == {1}, "sent twice"
+
+
+async def test_what_the_database_says_is_anothers_is_not_sent(
+    tmp_path: Path, redis_url: str, sink: Sink
+) -> None:
+    """Whatever our own clock says of the lease: the database's decides."""
+    mx_map = {"*": [f"127.0.0.1:{sink.port}"]}
+    rig = Rig.build(
+        settings_for(tmp_path, redis_url, mx_map, lease=LEASE), policy_for("sink.example")
+    )
+    ids = rig.accept([f"u{i}@sink.example" for i in range(MAILS)])
+    [chunk] = rig.settle(size=MAILS)
+    async with rig.worker() as worker:
+        work = asyncio.create_task(worker.engine.work(chunk))
+        await until(lambda: len(sink.times("stored")) >= 3, work)
+        run = worker.engine.live[chunk.id]
+
+        def unmarked() -> set[int]:
+            marked = {int(job) for job in rig.client.hkeys(keys.in_data(chunk.id))}
+            return (run.pending.keys() & run.began.keys()) - marked
+
+        rig.client.client_pause(int(LONGEST * 1000), all=False)
+        await until(unmarked, work)
+        setattr(worker.engine.parts.spool, "renew", lambda *_: set())  # noqa: B010
+        await until(lambda: run.stopped, work)
+        waiting = unmarked()
+        assert waiting
+        rig.client.client_unpause()
+        await until(work.done)
+        await work
+    assert not {f"u{ids.index(job)}@sink.example" for job in waiting} & set(sink.stored)

@@ -34,4 +34,4 @@ def test_at_rest_no_path_is_read(tmp_path: Path, redis_url: str, redis_clean: re
         assert looks(rig.client) == 0
         rig.accept(["u@d.example"], "bulk")
         rig.drain(loop, 1)
-        assert looks(rig.client) == 1
+        assert looks(rig.client) >= 1

@@ -49,7 +49,7 @@ class Owner:
 
     def ended(self, result: Result) -> None:
         """Called exactly once for every envelope that was let go, as soon as its fate is known; not for
-        one that is unsent when the delivery is cut short."""
+        one that :meth:`still` kept back, nor one that is unsent when the delivery is cut short."""
         raise NotImplementedError
 
     async def before_dial(self, waiting: Sequence[Envelope]) -> bool:

@@ -3,8 +3,8 @@ right behind the body before it, so that a mail costs one round trip (RFC 2920).
 
 The order of a mail: the feed gives an envelope that may go (suppression asked, tokens taken); its
 commands go out while it is booked as *in data*; its body follows only after MAIL, RCPT and DATA were all
-accepted and it is booked; the reply to the final dot settles it the moment it arrives, whatever the next
-envelope still waits for.
+accepted, it is booked and the feed says that it still may; the reply to the final dot settles it the moment it
+arrives, whatever the next envelope still waits for.
 """
 
 from __future__ import annotations
@@ -229,9 +229,7 @@ class Mailer:
             await attempt.booked.wait()
         if agreed and not self._feed.still(attempt.envelope):
             self._current = None
-            cut = SessionLost(
-                "closed", CUT
-            )  # it waits for a content: nothing else can be said to it
+            cut = SessionLost("closed", CUT)  # after a 354 only a content can be said
             self._protocol.fail(cut)
             raise cut
         return agreed

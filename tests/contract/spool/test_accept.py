@@ -99,6 +99,21 @@ def test_group_whose_first_conflicts_and_second_agrees_with_an_earlier_call(spoo
     assert answers[1].id == format_id(first.id)
 
 
+def test_large_contents_are_accepted_like_small_ones(spool: Spool) -> None:
+    """On PostgreSQL their plan is a kept one, for that transaction only."""
+    large = [message("a@gmail.com", key=f"k{n}", body=b"x" * 40_000) for n in range(3)]
+    again = message("a@gmail.com", key="k1", body=large[1].content.body)
+    answers = spool.accept([*large, again, message("a@gmail.com", key="k2", body=b"other")])
+    assert [isinstance(answer, Accepted) for answer in answers] == [True] * 4 + [False]
+    assert {content.id for content in spool.contents([m.content.id for m in large]).values()} == {
+        m.content.id for m in large
+    }
+    if spool.database.dialect_name == "postgresql":
+        with spool.database.write() as conn:
+            mode = conn.exec_driver_sql("SHOW plan_cache_mode").scalar()
+        assert mode == "force_custom_plan"
+
+
 def test_a_key_is_forgotten_after_its_hours(spool: Spool) -> None:
     # a clock that is more than 73 h ahead of the one of the first call
     late = Spool(spool.database, clock=Clock(origin=time.time() - 1.0, rate=73 * 3600.0))

@@ -29,6 +29,7 @@ from mailweir.plumbing.database import (
     open_database,
     schema_revision,
 )
+from mailweir.plumbing.locks import FileLock
 from mailweir.plumbing.settings import Settings
 from mailweir.spool import migrations
 from mailweir.spool.schema import metadata
@@ -225,6 +226,12 @@ def test_bulk_lets_everybody_else_write_first(database: Database) -> None:
     # and the waking of who waits for it; without the turnstile all nine would go first.
     assert order.index("hurry") < 5
     assert order.count("bulk") == 9
+    turnstile = FileLock(Path(f"{database.url.removeprefix('sqlite:///')}.turn"))
+    with bulk.write(), turnstile.held_if_free() as free:
+        assert not free, "nobody else of bulk stands at the lock while one writes"
+    with turnstile.held_if_free() as free:
+        assert free
+    turnstile.close()
     bulk.close()
 
 
