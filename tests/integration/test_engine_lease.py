@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from mailweir.contracts.lifecycle import State
+from mailweir.contracts.route import Chunk
 from mailweir.plumbing import keys
 from tests.acceptance.sink import OK, Sink, serving
 from tests.integration.engine_rig import LONGEST, Rig, policy_for, settings_for, until
@@ -35,16 +36,22 @@ def sink(redis_clean: redis.Redis) -> Iterator[Sink]:
         yield one
 
 
+def one_chunk(folder: Path, redis_url: str, sink: Sink) -> tuple[Rig, list[int], Chunk]:
+    """A rig whose mail goes to the sink, its jobs, and the chunk they are in."""
+    mx_map = {"*": [f"127.0.0.1:{sink.port}"]}
+    rig = Rig.build(
+        settings_for(folder, redis_url, mx_map, lease=LEASE), policy_for("sink.example")
+    )
+    ids = rig.accept([f"u{i}@sink.example" for i in range(MAILS)])
+    [chunk] = rig.settle(size=MAILS)
+    return rig, ids, chunk
+
+
 @pytest.mark.parametrize("marked_in_time", [True, False])
 async def test_it_sends_nothing_more_before_it_is_told(
     tmp_path: Path, redis_url: str, sink: Sink, marked_in_time: bool
 ) -> None:
-    mx_map = {"*": [f"127.0.0.1:{sink.port}"]}
-    rig = Rig.build(
-        settings_for(tmp_path, redis_url, mx_map, lease=LEASE), policy_for("sink.example")
-    )
-    ids = rig.accept([f"u{i}@sink.example" for i in range(MAILS)])
-    [chunk] = rig.settle(size=MAILS)
+    rig, ids, chunk = one_chunk(tmp_path, redis_url, sink)
     told = threading.Event()
     async with rig.worker() as worker:
         spool = worker.engine.parts.spool
@@ -95,12 +102,7 @@ async def test_what_the_database_says_is_anothers_is_not_sent(
     tmp_path: Path, redis_url: str, sink: Sink
 ) -> None:
     """Whatever our own clock says of the lease: the database's decides."""
-    mx_map = {"*": [f"127.0.0.1:{sink.port}"]}
-    rig = Rig.build(
-        settings_for(tmp_path, redis_url, mx_map, lease=LEASE), policy_for("sink.example")
-    )
-    ids = rig.accept([f"u{i}@sink.example" for i in range(MAILS)])
-    [chunk] = rig.settle(size=MAILS)
+    rig, ids, chunk = one_chunk(tmp_path, redis_url, sink)
     async with rig.worker() as worker:
         work = asyncio.create_task(worker.engine.work(chunk))
         await until(lambda: len(sink.times("stored")) >= 3, work)
