@@ -45,9 +45,9 @@ class Clock:
 
 
 def since_boot() -> float:
-    """Real seconds since the machine started, those it slept included (``time.monotonic`` leaves them out):
-    what a lease that others watch is measured by. A virtual machine whose clocks stand still learns nothing
-    from it."""
+    """Real seconds since the machine started, on Linux those it slept included (``time.monotonic`` leaves
+    them out; clock_gettime(2), CLOCK_BOOTTIME): what a lease that others watch is measured by. A virtual
+    machine whose clocks stand still learns nothing from it."""
     if sys.platform == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()

@@ -103,7 +103,7 @@ class Doors(Room):
     def _add_jobs(self, cursor: DBAPICursor, fresh: list[_Rows]) -> None:
         contents = {r.content[0]: r.content for r in fresh}
         if self._postgresql and sum(len(content[2]) for content in contents.values()) > _LARGE:
-            cursor.execute(sql.PLANS_AS_BEFORE)
+            cursor.execute(sql.KEEP_PLANS)
         self._many(cursor, sql.CONTENTS_ADD, list(contents.values()))
         self._many(cursor, sql.JOBS_ADD, [job for r in fresh for job in r.jobs])
 

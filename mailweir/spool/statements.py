@@ -115,7 +115,7 @@ CONTENTS_ADD = _insert(
 )
 # PostgreSQL: a plan for these very values copies all of them several times, 25 of 65 us a body of 10 KiB.
 # For the rest of the transaction; not before a statement whose plan depends on what the tables hold.
-PLANS_AS_BEFORE = "SET LOCAL plan_cache_mode = force_generic_plan"
+KEEP_PLANS = "SET LOCAL plan_cache_mode = force_generic_plan"
 JOBS_ADD = _insert(
     "jobs",
     {

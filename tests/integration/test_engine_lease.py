@@ -18,6 +18,7 @@ from mailweir.contracts.route import Chunk
 from mailweir.plumbing import keys
 from tests.acceptance.sink import OK, Sink, serving
 from tests.integration.engine_rig import LONGEST, Rig, policy_for, settings_for, until
+from workers.engine_run import Run
 
 pytestmark = pytest.mark.needs("redis")
 LEASE = 3.0
@@ -47,9 +48,23 @@ def one_chunk(folder: Path, redis_url: str, sink: Sink) -> tuple[Rig, list[int],
     return rig, ids, chunk
 
 
+def marked(rig: Rig, run: Run) -> set[int]:
+    """Its jobs that Redis knows to be in data."""
+    return {int(job) for job in rig.client.hkeys(keys.in_data(run.chunk.id))}
+
+
+def unmarked(rig: Rig, run: Run) -> set[int]:
+    """Its jobs that have begun and are not marked yet."""
+    return (run.pending.keys() & run.began.keys()) - marked(rig, run)
+
+
 @pytest.mark.parametrize("marked_in_time", [True, False])
 async def test_it_sends_nothing_more_before_it_is_told(
-    tmp_path: Path, redis_url: str, sink: Sink, marked_in_time: bool
+    tmp_path: Path,
+    redis_url: str,
+    sink: Sink,
+    monkeypatch: pytest.MonkeyPatch,
+    marked_in_time: bool,
 ) -> None:
     rig, ids, chunk = one_chunk(tmp_path, redis_url, sink)
     told = threading.Event()
@@ -63,24 +78,18 @@ async def test_it_sends_nothing_more_before_it_is_told(
                 assert told.wait(LONGEST)
             return real(*args)
 
-        setattr(spool, "renew", late)  # noqa: B010 - mypy allows no assignment to a method
+        monkeypatch.setattr(spool, "renew", late)
         work = asyncio.create_task(worker.engine.work(chunk))
         await until(lambda: len(sink.times("stored")) >= 3, work)
         run = worker.engine.live[chunk.id]
 
-        def marked() -> set[int]:
-            return {int(job) for job in rig.client.hkeys(keys.in_data(chunk.id))}
-
-        def unmarked() -> set[int]:
-            return (run.pending.keys() & run.began.keys()) - marked()
-
         if marked_in_time:
-            await until(lambda: not unmarked(), work)
+            await until(lambda: not unmarked(rig, run), work)
         else:  # it stands still between the commands of a mail and its mark
             rig.client.client_pause(int(LONGEST * 1000), all=False)
-            await until(unmarked, work)
+            await until(lambda: unmarked(rig, run), work)
         time.sleep(1.5 * LEASE)  # it stands still, and the reconciler frees what it had
-        begun = marked()
+        begun = marked(rig, run)
         [lease] = rig.spool.expired_leases()
         due = [job for job in lease.jobs if job not in begun]
         uncertain: dict[int, float | None] = {job: None for job in lease.jobs if job in begun}
@@ -99,7 +108,7 @@ async def test_it_sends_nothing_more_before_it_is_told(
 
 
 async def test_what_the_database_says_is_anothers_is_not_sent(
-    tmp_path: Path, redis_url: str, sink: Sink
+    tmp_path: Path, redis_url: str, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever our own clock says of the lease: the database's decides."""
     rig, ids, chunk = one_chunk(tmp_path, redis_url, sink)
@@ -108,15 +117,11 @@ async def test_what_the_database_says_is_anothers_is_not_sent(
         await until(lambda: len(sink.times("stored")) >= 3, work)
         run = worker.engine.live[chunk.id]
 
-        def unmarked() -> set[int]:
-            marked = {int(job) for job in rig.client.hkeys(keys.in_data(chunk.id))}
-            return (run.pending.keys() & run.began.keys()) - marked
-
         rig.client.client_pause(int(LONGEST * 1000), all=False)
-        await until(unmarked, work)
-        setattr(worker.engine.parts.spool, "renew", lambda *_: set())  # noqa: B010
+        await until(lambda: unmarked(rig, run), work)
+        monkeypatch.setattr(worker.engine.parts.spool, "renew", lambda *_: set())
         await until(lambda: run.stopped, work)
-        waiting = unmarked()
+        waiting = unmarked(rig, run)
         assert waiting
         rig.client.client_unpause()
         await until(work.done)
