@@ -179,6 +179,7 @@ class Seen:
 _ATTEMPTS = "SELECT " + ", ".join(AttemptRow._fields) + " FROM attempts WHERE id"  # noqa: S608
 _ATTEMPTS_POSTGRESQL = _ATTEMPTS + " = ANY(%s::bigint[])"
 _ATTEMPTS_SQLITE = _ATTEMPTS + " IN (SELECT value FROM json_each(?))"  # noqa: S608
+_IDS = "SELECT id FROM {table} WHERE id > {mark} ORDER BY id LIMIT {mark}"
 _FEEDBACK_COLUMNS = [
     feedback.c[n] for n in ("id", "job_id", "recipient_key", "tenant", "received_at", "body")
 ]
@@ -287,8 +288,11 @@ class Listener:
             low = self._resume.pop(kind, seen.low(OVERLAP if full else SHORT_OVERLAP))
             while True:
                 with self._database.read() as conn:
-                    query = select(table.c.id).where(table.c.id > low).order_by(table.c.id)
-                    ids = list(conn.execute(query.limit(PAGE)).scalars())
+                    # the driver's own rows, as below: every id is read about three times
+                    cursor = conn.connection.cursor()
+                    mark = "%s" if self._database.dialect_name == "postgresql" else "?"
+                    cursor.execute(_IDS.format(table=table.name, mark=mark), (low, PAGE))
+                    ids = [row[0] for row in cursor.fetchall()]
                 fresh = seen.new(ids)
                 self._read(news, kind, fresh)
                 unread -= len(fresh)

@@ -181,7 +181,7 @@ class RouterSettings(Section):
     window_min: int = Field(300, ge=1, description="Smallest window of a bucket queue, jobs.")
     window_max: int = Field(20_000, ge=1, description="Largest window of a bucket queue, jobs.")
     chunk: int = Field(
-        100,
+        200,
         ge=1,
         le=500,
         description="Jobs per chunk, marketing and bulk, at most.",
@@ -213,7 +213,7 @@ class WorkerSettings(Section):
         description="Chunks a worker process of transactional mail works on at once.",
     )
     concurrency_bulk: int = Field(
-        16,
+        12,
         ge=1,
         le=1000,
         description="Chunks a worker process without transactional mail works on at once; with router.chunk what it holds.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import aiosmtplib
 import pytest
@@ -114,6 +115,21 @@ def test_stuffing_is_aiosmtplibs(pieces: list[bytes]) -> None:
 def test_smuggling_shapes_never_become_an_envelope(data: bytes) -> None:
     with pytest.raises(ValueError, match="CRLF"):
         Envelope(1, "a@b.c", "d@e.f", data)
+
+
+@given(
+    st.lists(st.sampled_from([b"\r\n", b"\r", b"\n", b".", b"a", b"\x85", b"\x0c", b"\0"])),
+    st.booleans(),
+)
+def test_an_envelope_has_crlf_alone(pieces: list[bytes], ended: bool) -> None:
+    data = b"".join(pieces) + (b"\r\n" if ended else b"")
+    good = data.endswith(b"\r\n") and not re.search(rb"\r(?!\n)|(?<!\r)\n", data)
+    try:
+        Envelope(1, "a@b.c", "d@e.f", data)
+    except ValueError:
+        assert not good
+    else:
+        assert good
 
 
 def test_masks() -> None:
