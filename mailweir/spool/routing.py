@@ -47,9 +47,15 @@ class Routing(Room):
         ``now`` (policy seconds) is not used to choose: a flow whose head is due later tells the
         router how long it may rest."""
         name = bucket.value
+        with self.database.read() as conn:
+            cursor = _cursor(conn)
+            # at rest, fifty times a second: a third of the time of a recursive statement
+            if self._postgresql and not self._rows(cursor, sql.WAITS, (name,)):
+                return []
+            found = self._rows(cursor, sql.FLOWS, (name, name))
         return [
             parse_flow(bucket, key, due)
-            for key, due in self._read(sql.FLOWS, (name, name))
+            for key, due in found
             if due is not None  # its last job went between the two looks
         ]
 

@@ -176,6 +176,7 @@ FLOWS: Statement = (
     "AND flow > f.flow ORDER BY flow, due_at LIMIT 1) AS j) "
     "SELECT flow, due_at FROM f",
 )
+WAITS = _both("SELECT 1 FROM jobs WHERE bucket = ? AND due_at IS NOT NULL ORDER BY flow LIMIT 1")
 CLAIM: Statement = (
     f"SELECT {_CLAIM_COLUMNS} FROM jobs "
     "WHERE bucket = ? AND flow = ? AND due_at <= ? ORDER BY due_at LIMIT ?",
