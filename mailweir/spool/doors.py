@@ -61,10 +61,19 @@ class Doors(Room):
     def _accept(
         self, cursor: DBAPICursor, todo: list[_Rows], keyed: dict[_Key, int], now: float
     ) -> dict[int, _Answer]:
+        told: dict[int, _Answer] = {r.id: r.accepted for r in todo}
+        added: list[_Rows] = []
+        if self._postgresql:
+            # nearly always all are new: adding them says so, without two looks before it
+            met = {r.id for r in self._add_messages(cursor, todo)}
+            added = [r for r in todo if r.id not in met]
+            todo = [r for r in todo if r.id in met]
+            if not todo:
+                self._add_jobs(cursor, added)
+                return told
         known = {
             r[0] for r in self._rows(cursor, sql.MESSAGES_KNOWN, [self._ids(r.id for r in todo)])
         }
-        told: dict[int, _Answer] = {r.id: r.accepted for r in todo}
         earlier = self._earlier(cursor, list(keyed), now)
         fresh: list[_Rows] = []
         later: list[_Rows] = []  # has the key of another message of this very group
@@ -97,7 +106,7 @@ class Doors(Room):
             else:  # the first met a conflict; this one may agree with the earlier call
                 found = self._earlier(cursor, [r.full_key], now)[r.full_key]
                 told[r.id] = _again(r.message, *found)
-        self._add_jobs(cursor, fresh)
+        self._add_jobs(cursor, added + fresh)
         return told
 
     def _add_jobs(self, cursor: DBAPICursor, fresh: list[_Rows]) -> None:

@@ -153,6 +153,17 @@ def test_accepting_the_very_same_message_again_stores_nothing_twice(spool: Spool
     assert len(spool.jobs_of(m.id)) == 1
 
 
+def test_a_group_of_new_old_repeated_and_forgotten_ones(spool: Spool) -> None:
+    earlier, stored, fresh = (message("a@gmail.com", key=key) for key in ("old", None, "new"))
+    spool.accept([earlier, stored])
+    late = Spool(spool.database, clock=Clock(origin=time.time() - 1.0, rate=73 * 3600.0))
+    forgotten = message("a@gmail.com", key="old", body=b"other")
+    answers = late.accept([stored, forgotten, fresh, message("a@gmail.com", key="new")])
+    ids = [answer.id for answer in answers if isinstance(answer, Accepted)]
+    assert ids == [format_id(m.id) for m in (stored, forgotten, fresh, fresh)]
+    assert [len(spool.jobs_of(m.id)) for m in (earlier, stored, forgotten, fresh)] == [1, 1, 1, 1]
+
+
 def test_messages_may_share_a_content(spool: Spool) -> None:
     content = Content(new_id(), ContentKind.SKELETON, b"\x00\xff", b"s" * 32)
     spool.accept([message("a@gmail.com", content=content), message("b@gmail.com", content=content)])
