@@ -22,6 +22,8 @@ from benchmarks import mails
 from mailweir.contracts.ids import format_id, new_id, new_ids
 from mailweir.contracts.job import Bucket, Content, ContentKind, JobMeta, NewJob, NewMessage
 from mailweir.mail.providers import lane_of
+from mailweir.plumbing.bell import Bell
+from mailweir.plumbing.redis import connect
 from mailweir.plumbing.settings import load
 from mailweir.spool.store import Spool, open_spool
 
@@ -79,7 +81,7 @@ def batches(mode: str, total: int) -> Iterator[list[NewMessage]]:
             yield many(first, count, body, kind)
 
 
-def steadily(spool: Spool, total: int, rate: float) -> list[tuple[str, float, float]]:
+def steadily(spool: Spool, bell: Bell, total: int, rate: float) -> list[tuple[str, float, float]]:
     """One commit a message at appointed times: recipient, appointed and committed time."""
     body = mails.finished()
     began = time.time()
@@ -91,6 +93,7 @@ def steadily(spool: Spool, total: int, rate: float) -> list[tuple[str, float, fl
             time.sleep(wait)
         messages = finished(number, 1, body, "tx", Bucket.TRANSACTIONAL)
         spool.accept(messages)
+        bell.ring()
         out.append((messages[0].jobs[0].recipient, due, time.time()))
     return out
 
@@ -102,7 +105,8 @@ def main() -> None:
     parser.add_argument("count", type=int)
     parser.add_argument("--rate", type=float, help="transactional, one a commit")
     args = parser.parse_args()
-    spool = open_spool(load())
+    settings = load()
+    spool, bell = open_spool(settings), Bell(connect(settings))
     with spool.database.read() as conn:
         conn.exec_driver_sql("SELECT count(*) FROM policies").scalar()
     print("ready", flush=True)
@@ -110,12 +114,13 @@ def main() -> None:
     began = time.time()
     accepted: list[tuple[str, float, float]] = []
     if args.rate:
-        accepted = steadily(spool, args.count, args.rate)
+        accepted = steadily(spool, bell, args.count, args.rate)
     else:
         for batch in batches(args.mode, args.count):
             spool.accept(batch)
     print(json.dumps({"began": began, "ended": time.time(), "accepted": accepted}), flush=True)
     sys.stdin.read()
+    bell.close()
     spool.database.close()
 
 

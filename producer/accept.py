@@ -22,8 +22,9 @@ import structlog
 
 from mailweir.contracts.credential import ApiKey
 from mailweir.contracts.ids import format_id, new_ids
-from mailweir.contracts.job import Accepted, NewMessage
+from mailweir.contracts.job import Accepted, Bucket, NewMessage
 from mailweir.contracts.submit import SubmitRequest
+from mailweir.plumbing.bell import Bell
 from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.database import DatabaseUnavailable
 from mailweir.plumbing.settings import AcceptSettings, Settings
@@ -74,7 +75,9 @@ class _Waiting(NamedTuple):
 class Acceptor:
     """The group commit of a process. Start one, hand it to the doors, close it at the end."""
 
-    def __init__(self, spool: Spool, settings: AcceptSettings) -> None:
+    def __init__(self, spool: Spool, settings: AcceptSettings, bell: Bell) -> None:
+        """``bell`` is closed with it."""
+        self._bell = bell
         self._spool = spool
         self._settings = settings
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
@@ -106,6 +109,7 @@ class Acceptor:
             self._closed = True
             self._queue.put(None)
         self._thread.join(timeout=self._settings.commit_timeout)
+        self._bell.close()
 
     def _run(self) -> None:
         running = True
@@ -161,6 +165,8 @@ class Acceptor:
                 _ACCEPTED.labels(waiting.message.bucket.value).inc(len(waiting.message.jobs))
             with contextlib.suppress(InvalidStateError):  # the door gave up waiting meanwhile
                 waiting.future.set_result(answer)
+        if any(w.message.bucket is Bucket.TRANSACTIONAL for w in group):
+            self._bell.ring()
 
 
 class Reception:

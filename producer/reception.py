@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mailweir.plumbing.bell import Bell
 from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.database import Database
 from mailweir.plumbing.install import master_key
+from mailweir.plumbing.redis import connect
 from mailweir.plumbing.settings import Settings
 from mailweir.spool.store import Spool
 from producer.accept import Acceptor, Reception
@@ -29,6 +31,6 @@ def open_reception(
     settings: Settings, clock: Clock, database: Database, spool: Spool
 ) -> tuple[Acceptor, Reception]:
     """The group commit of this process and the reception over it. Close the acceptor at the end."""
-    acceptor = Acceptor(spool, settings.accept)
+    acceptor = Acceptor(spool, settings.accept, Bell(connect(settings)))
     links = unsubscribe_links(settings.web.public_url, master_key(settings))
     return acceptor, Reception(acceptor, Templates(database), settings, clock, links)

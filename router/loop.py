@@ -71,7 +71,9 @@ class Loop:
         clock: Clock,
         settings: RouterSettings,
         queues: Callable[[], Sequence[str]],
+        rest: Callable[[], None],
     ) -> None:
+        """``rest`` returns when it is time to look again where nothing moved."""
         self._buckets = tuple(bucket for bucket in ORDER if bucket in buckets)
         self._spool = spool
         self._dispatcher = dispatcher
@@ -86,7 +88,7 @@ class Loop:
         self._mixes = {bucket: Mix() for bucket in buckets}
         floor = settings.window_min * (1 - STEP_SHARE) / settings.window_seconds
         self._yielding = {bucket: Yielding(floor) for bucket in buckets}
-        self._idle = settings.idle if Bucket.TRANSACTIONAL in self._buckets else settings.idle_bulk
+        self._rest = rest
 
     def _rival(self, other: Bucket, bucket: Bucket, now: float, turn: Turn) -> Rival:
         """How a bucket with the same sources stands; only the better ones' due jobs matter."""
@@ -97,7 +99,7 @@ class Loop:
     def run(self, stopped: Callable[[], bool]) -> None:
         """Turn until ``stopped()``; a database that is away is waited for."""
         beat = Beat()
-        pause = self._idle
+        pause = self._settings.idle_bulk
         while not stopped():
             beat.touch()
             try:
@@ -107,9 +109,9 @@ class Loop:
                 pause = min(pause * 2, LONGEST_PAUSE)
                 time.sleep(pause)
                 continue
-            pause = self._idle
+            pause = self._settings.idle_bulk
             if not moved:
-                time.sleep(self._idle)
+                self._rest()
 
     def turn(self) -> int:
         """One batch for each bucket, the better ones first; how many jobs moved."""

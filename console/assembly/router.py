@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from console.assembly.base import spool_of
 from mailweir.contracts.job import Bucket
 from mailweir.contracts.policy import Policy
 from mailweir.plumbing import keys
+from mailweir.plumbing.bell import Ear
 from mailweir.plumbing.clock import Clock
 from mailweir.plumbing.install import derive, master_key
 from mailweir.plumbing.policies import InForce, PolicyWatch
@@ -58,6 +61,13 @@ def router_loop(
         return keys.bucket_queues(in_region(watch.get(), settings.region).regions)
 
     router = settings.router
+    rest: Callable[[], None]
+    if Bucket.TRANSACTIONAL in buckets:
+        ear = Ear(client, called=router.idle_called, alone=router.idle)
+        stack.callback(ear.close)
+        rest = ear.rest
+    else:
+        rest = partial(time.sleep, router.idle_bulk)
     return Loop(
         buckets,
         spool,
@@ -85,6 +95,7 @@ def router_loop(
         clock,
         router,
         queues,
+        rest,
     )
 
 

@@ -47,6 +47,7 @@ EPOCH = "mw:epoch"  # string: id of this Redis' life; another or none means stat
 SNAPSHOT = "mw:snapshot"  # string: encoded routing snapshot in force
 SNAPSHOT_VERSION = "mw:snapshot:version"  # string: its version, cheap to poll
 POLICY_VERSION = "mw:policy:version"  # string: version of the policy in force
+CALLS = "mw:calls"  # channel: a door committed transactional jobs
 EVENTS = "mw:events"  # stream: ids of attempts/feedback just committed
 SUPPRESSION = "mw:suppression"  # hash: canonical key -> compact entry (keyed hash of the address)
 SUPPRESSION_READY = "mw:suppression:ready"  # string: epoch the projection was built for

@@ -168,7 +168,14 @@ class RouterSettings(Section):
     )
     batch: int = Field(300, ge=1, le=2000, description="Jobs claimed at once.")
     idle: float = Field(
-        0.02, gt=0, description="Real seconds the transactional loop waits when nothing is due."
+        0.02,
+        gt=0,
+        description="Real seconds between two looks of the transactional loop at least, when nothing is due; all it waits while Redis is away, since no door can call it then.",
+    )
+    idle_called: float = Field(
+        0.1,
+        gt=0,
+        description="Real seconds the transactional loop waits for the call of a door at most: a job that was not just accepted waits so much longer.",
     )
     idle_bulk: float = Field(
         0.1, gt=0, description="Real seconds the marketing and bulk loop waits when nothing is due."

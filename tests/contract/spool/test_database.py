@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 import stat
+import statistics
 import subprocess
 import sys
 import threading
@@ -202,9 +203,8 @@ def test_threads_never_lose_an_update(database: Database) -> None:
 def test_bulk_lets_everybody_else_write_first(database: Database) -> None:
     bulk = Database(database.url)
     bulk.give_way()
-    order: list[str] = []
 
-    def write(who: Database, name: str) -> None:
+    def write(who: Database, name: str, order: list[str]) -> None:
         with who.write():
             order.append(name)
 
@@ -212,20 +212,24 @@ def test_bulk_lets_everybody_else_write_first(database: Database) -> None:
         blocked = [li for li in Path("/proc/locks").read_text().splitlines() if "-> FLOCK" in li]
         return sum(f" {os.getpid()} " in line for line in blocked)
 
+    before_it = []
     with ThreadPoolExecutor(12) as pool:
-        with database.write():
-            asked = []
-            for count in range(1, 11):  # nine of bulk stand there before the one that is in a hurry
-                who, name = (bulk, "bulk") if count < 10 else (database, "hurry")
-                asked.append(pool.submit(write, who, name))
-                while waiting() < count:
-                    assert not asked[-1].done()
-        for each in asked:
-            each.result()
+        for _ in range(9):
+            order: list[str] = []
+            with database.write():
+                asked = []
+                for count in range(1, 11):  # nine of bulk stand there before the one in a hurry
+                    who, name = (bulk, "bulk") if count < 10 else (database, "hurry")
+                    asked.append(pool.submit(write, who, name, order))
+                    while waiting() < count:
+                        assert not asked[-1].done()
+            for each in asked:
+                each.result()
+            assert order.count("bulk") == 9
+            before_it.append(order.index("hurry"))
     # One of bulk stood at the lock before it. Another may take the lock in the moment between its release
-    # and the waking of who waits for it; without the turnstile all nine would go first.
-    assert order.index("hurry") < 5
-    assert order.count("bulk") == 9
+    # and the waking of who waits for it, on a busy machine now and then; without the turnstile all nine do.
+    assert statistics.median(before_it) < 5, before_it
     turnstile = FileLock(Path(f"{database.url.removeprefix('sqlite:///')}.turn"))
     with bulk.write(), turnstile.held_if_free() as free:
         assert not free, "nobody else of bulk stands at the lock while one writes"

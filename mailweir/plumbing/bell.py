@@ -1,0 +1,122 @@
+"""How a door calls the routers of transactional mail: jobs were committed, look now.
+
+Without it a router would ask the database fifty times a second, at rest as well. The tables are the
+truth: a call that Redis does not take costs a mail the rest of a router's pause, nothing else.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import prometheus_client
+import redis
+import structlog
+from redis.client import PubSub
+from redis.exceptions import RedisError
+
+from mailweir.plumbing import keys
+
+AGAIN = 1.0
+"""Real seconds until a Redis that failed is tried again."""
+QUIET = 0.02
+"""Real seconds between two calls of a process at least: under load nobody rests longer."""
+
+log = structlog.get_logger(__name__)
+_UNHEARD = prometheus_client.Counter(
+    "mailweir_calls_failed", "Calls of a door to the routers that Redis did not take."
+)
+
+
+class Bell:
+    """The door's side, of one process. It owns ``client``."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._rung = threading.Event()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="bell", daemon=True)
+        self._thread.start()
+
+    def ring(self) -> None:
+        """Call. Returns at once, whatever Redis does; calls that come while one is under way are one."""
+        self._rung.set()
+
+    def close(self) -> None:
+        """End the thread; a call that was just made may be lost."""
+        self._closed.set()
+        self._rung.set()
+        self._thread.join(AGAIN)
+        self._client.close()
+
+    def _run(self) -> None:
+        while True:
+            self._rung.wait()
+            self._rung.clear()
+            if self._closed.is_set():
+                return
+            try:
+                self._client.publish(keys.CALLS, b"")
+            except RedisError:
+                _UNHEARD.inc()
+                self._closed.wait(AGAIN)
+            else:
+                self._closed.wait(QUIET)
+
+
+class Ear:
+    """The router's side: how long its loop rests. Belongs to one thread; ``client`` stays the caller's.
+
+    ``called``: real seconds until it looks although nobody called; ``alone``: the same while Redis does
+    not answer, and the least it rests, so that a stream of calls is worked off in batches."""
+
+    def __init__(self, client: redis.Redis, *, called: float, alone: float) -> None:
+        self._client = client
+        self._called = called
+        self._alone = alone
+        self._line: PubSub | None = None
+        self._again = 0.0
+        self._listen()
+
+    def rest(self) -> None:
+        """Return when it is time to look."""
+        began = time.monotonic()
+        if self._line is None and time.monotonic() >= self._again:
+            self._listen()
+        if self._line is not None:
+            self._hear(self._line)
+        left = began + self._alone - time.monotonic()
+        if left > 0:
+            time.sleep(left)
+
+    def close(self) -> None:
+        """Hear no more."""
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+    def _listen(self) -> None:
+        line = PubSub(self._client.connection_pool, ignore_subscribe_messages=True)
+        try:
+            line.subscribe(keys.CALLS)
+        except RedisError as error:
+            line.close()
+            self._failed(error)
+        else:
+            self._line = line
+
+    def _hear(self, line: PubSub) -> None:
+        end = time.monotonic() + self._called
+        try:
+            while (left := end - time.monotonic()) > 0:
+                if line.get_message(timeout=left) is not None:
+                    while line.get_message() is not None:
+                        pass  # the calls of one commit after the other: one look finds all their jobs
+                    return
+        except RedisError as error:
+            self.close()
+            self._failed(error)
+
+    def _failed(self, error: RedisError) -> None:
+        log.warning("doors cannot be heard, looking more often", error=type(error).__name__)
+        self._again = time.monotonic() + AGAIN
