@@ -71,9 +71,10 @@ class Loop:
         clock: Clock,
         settings: RouterSettings,
         queues: Callable[[], Sequence[str]],
-        rest: Callable[[], None],
+        rest: Callable[[bool], None],
     ) -> None:
-        """``rest`` returns when it is time to look again where nothing moved."""
+        """``rest(due)`` returns when it is time to look again where nothing moved; ``due``: transactional
+        jobs are, but found no room."""
         self._buckets = tuple(bucket for bucket in ORDER if bucket in buckets)
         self._spool = spool
         self._dispatcher = dispatcher
@@ -89,6 +90,7 @@ class Loop:
         floor = settings.window_min * (1 - STEP_SHARE) / settings.window_seconds
         self._yielding = {bucket: Yielding(floor) for bucket in buckets}
         self._rest = rest
+        self._due = False
 
     def _rival(self, other: Bucket, bucket: Bucket, now: float, turn: Turn) -> Rival:
         """How a bucket with the same sources stands; only the better ones' due jobs matter."""
@@ -99,7 +101,7 @@ class Loop:
     def run(self, stopped: Callable[[], bool]) -> None:
         """Turn until ``stopped()``; a database that is away is waited for."""
         beat = Beat()
-        pause = self._settings.idle_bulk
+        pause = self._settings.idle
         while not stopped():
             beat.touch()
             try:
@@ -109,19 +111,22 @@ class Loop:
                 pause = min(pause * 2, LONGEST_PAUSE)
                 time.sleep(pause)
                 continue
-            pause = self._settings.idle_bulk
+            pause = self._settings.idle
             if not moved:
-                self._rest()
+                self._rest(self._due)
 
     def turn(self) -> int:
         """One batch for each bucket, the better ones first; how many jobs moved."""
         turn = Turn(self._inputs(), self._spool, self._clock)
+        self._due = False
         return sum(self._bucket(bucket, turn) for bucket in self._buckets)
 
     def _bucket(self, bucket: Bucket, turn: Turn) -> int:
         # the cheaper look first: at rest nothing is due, under load the window is full
-        if bucket is Bucket.TRANSACTIONAL and not turn.due(bucket):
-            return 0
+        if bucket is Bucket.TRANSACTIONAL:
+            self._due = turn.due(bucket)
+            if not self._due:
+                return 0
         queues = tuple(q for q in self._queues() if keys.queue_bucket(q) is bucket)
         sizes = self._windows.sizes(queues)
         waiting = turn.window.queues

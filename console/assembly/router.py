@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import partial
 
 from console.assembly.base import spool_of
 from mailweir.contracts.job import Bucket
@@ -61,13 +60,16 @@ def router_loop(
         return keys.bucket_queues(in_region(watch.get(), settings.region).regions)
 
     router = settings.router
-    rest: Callable[[], None]
+    rest: Callable[[bool], None]
     if Bucket.TRANSACTIONAL in buckets:
         ear = Ear(client, called=router.idle_called, alone=router.idle)
         stack.callback(ear.close)
         rest = ear.rest
     else:
-        rest = partial(time.sleep, router.idle_bulk)
+
+        def rest(due: bool) -> None:
+            time.sleep(router.idle_bulk)
+
     return Loop(
         buckets,
         spool,

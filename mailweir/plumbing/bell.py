@@ -50,6 +50,7 @@ class Bell:
         self._client.close()
 
     def _run(self) -> None:
+        failed = False
         while True:
             self._rung.wait()
             self._rung.clear()
@@ -57,18 +58,22 @@ class Bell:
                 return
             try:
                 self._client.publish(keys.CALLS, b"")
-            except RedisError:
+            except RedisError as error:
                 _UNHEARD.inc()
+                if not failed and not self._closed.is_set():
+                    log.warning("routers cannot be called", error=type(error).__name__)
+                failed = True
                 self._closed.wait(AGAIN)
             else:
+                failed = False
                 self._closed.wait(QUIET)
 
 
 class Ear:
     """The router's side: how long its loop rests. Belongs to one thread; ``client`` stays the caller's.
 
-    ``called``: real seconds until it looks although nobody called; ``alone``: the same while Redis does
-    not answer, and the least it rests, so that a stream of calls is worked off in batches."""
+    ``called``: real seconds until it looks although nobody called; ``alone``: the same while Redis refuses
+    it, and the least it rests, so that a stream of calls is worked off in batches."""
 
     def __init__(self, client: redis.Redis, *, called: float, alone: float) -> None:
         self._client = client
@@ -76,11 +81,15 @@ class Ear:
         self._alone = alone
         self._line: PubSub | None = None
         self._again = 0.0
+        self._said = False  # that it hears nothing: once, not every second
         self._listen()
 
-    def rest(self) -> None:
-        """Return when it is time to look."""
+    def rest(self, due: bool) -> None:
+        """Return when it is time to look. With jobs ``due`` nobody's call is waited for."""
         began = time.monotonic()
+        if due:
+            time.sleep(self._alone)
+            return
         if self._line is None and time.monotonic() >= self._again:
             self._listen()
         if self._line is not None:
@@ -112,11 +121,15 @@ class Ear:
                 if line.get_message(timeout=left) is not None:
                     while line.get_message() is not None:
                         pass  # the calls of one commit after the other: one look finds all their jobs
-                    return
+                    break
         except RedisError as error:
             self.close()
             self._failed(error)
+        else:
+            self._said = False
 
     def _failed(self, error: RedisError) -> None:
-        log.warning("doors cannot be heard, looking more often", error=type(error).__name__)
+        if not self._said:
+            log.warning("doors cannot be heard, looking more often", error=type(error).__name__)
+        self._said = True
         self._again = time.monotonic() + AGAIN

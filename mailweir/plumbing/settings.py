@@ -170,7 +170,7 @@ class RouterSettings(Section):
     idle: float = Field(
         0.02,
         gt=0,
-        description="Real seconds between two looks of the transactional loop at least, when nothing is due; all it waits while Redis is away, since no door can call it then.",
+        description="Real seconds between two looks of the transactional loop at least, when nothing moves; all it waits while jobs are due, or while Redis refuses it, since no door can call it then.",
     )
     idle_called: float = Field(
         0.1,

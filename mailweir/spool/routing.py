@@ -49,7 +49,7 @@ class Routing(Room):
         name = bucket.value
         with self.database.read() as conn:
             cursor = _cursor(conn)
-            # at rest, fifty times a second: a third of the time of a recursive statement
+            # mostly nothing waits: a third of the time of a recursive statement
             if self._postgresql and not self._rows(cursor, sql.WAITS, (name,)):
                 return []
             found = self._rows(cursor, sql.FLOWS, (name, name))
