@@ -83,7 +83,7 @@ def test_the_better_bucket_goes_first_where_workers_are_short(
     queues = (first, second)
     announce(redis_clean, queues)
     for bucket in (second, first):  # who came first does not matter
-        rig.accept([f"u{i}@d{i % 40}.example" for i in range(6000)], bucket)
+        rig.accept([f"u{i}@d{i % 40}.example" for i in range(9000)], bucket)
     with rig.router() as loop:
         taken = work(rig, loop, queues, 40)
     share = taken[first] / taken.total()
