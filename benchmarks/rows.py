@@ -196,9 +196,13 @@ def check(running: Stack, sink: Sink | None, messages: int) -> None:
 def main() -> None:
     """One row, one run, for profiling by hand: python -m benchmarks.rows embedded finished 20000."""
     on, mode, count = sys.argv[1:4]
-    workers = int(sys.argv[4]) if len(sys.argv) > 4 else 2
+    workers = next((int(word) for word in sys.argv[4:] if word.isdigit()), 2)
     case = Case("x", on, mode, signed=mode == "merged", tls="tls" in sys.argv)
     got = run(case, int(count), workers)
+    if "json" in sys.argv:
+        parts = {"cpu_s_per_1k": got.cpu, "by_process": got.cpu_per_1k, **got.more}
+        print(json.dumps({"per_s": got.rate, **parts}))
+        return
     print(f"{got.rate:.0f}/s  {got.cpu:.3f} CPU s/1k", got.more)
     print({part: round(value, 3) for part, value in got.cpu_per_1k.items()})
     print({part: round(value) for part, value in got.peak_mib.items()})
