@@ -155,6 +155,7 @@ def run(case: Case, messages: int, workers: int) -> Figures:
                 sink_cpu = cpu.pop("sink")
                 check(running, sink, messages)
                 chunks = running.count("SELECT count(*) FROM chunks")
+                decisions = running.count("SELECT count(*) FROM decisions")
         finally:
             sink.close()
     return Figures(
@@ -167,6 +168,7 @@ def run(case: Case, messages: int, workers: int) -> Figures:
         {
             "accept_per_s": messages / (accepted["ended"] - accepted["began"]),
             "jobs_per_chunk": messages / chunks,
+            "decisions_per_job": decisions / messages,  # more than 1: jobs were held or sent back
             "reputation_lag_s": lag.most,
             "sink_cpu_per_1k": sink_cpu * 1000 / messages,
             "core_speed": quick,
