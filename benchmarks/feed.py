@@ -106,21 +106,23 @@ def main() -> None:
     parser.add_argument("--rate", type=float, help="transactional, one a commit")
     args = parser.parse_args()
     settings = load()
-    spool, bell = open_spool(settings), Bell(connect(settings))
+    spool = open_spool(settings)
+    bell = Bell(connect(settings)) if args.rate else None
     with spool.database.read() as conn:
         conn.exec_driver_sql("SELECT count(*) FROM policies").scalar()
     print("ready", flush=True)
     sys.stdin.readline()
     began = time.time()
     accepted: list[tuple[str, float, float]] = []
-    if args.rate:
+    if bell is not None:
         accepted = steadily(spool, bell, args.count, args.rate)
     else:
         for batch in batches(args.mode, args.count):
             spool.accept(batch)
     print(json.dumps({"began": began, "ended": time.time(), "accepted": accepted}), flush=True)
     sys.stdin.read()
-    bell.close()
+    if bell is not None:
+        bell.close()
     spool.database.close()
 
 

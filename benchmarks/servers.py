@@ -22,14 +22,14 @@ POSTGRES = (
     "-c max_wal_size=4GB -c min_wal_size=1GB -c jit=off -c max_connections=100"
 )
 
-USED = """
-CREATE TABLE used (body text);
-INSERT INTO used SELECT repeat('x', 1900) FROM generate_series(1, 250000);
-DROP TABLE used;
-CHECKPOINT;
-"""
+USED = (
+    "CREATE TABLE used (body text)",
+    "INSERT INTO used SELECT repeat('x', 1900) FROM generate_series(1, 250000)",
+    "DROP TABLE used",
+    "CHECKPOINT",
+)
 """Half a gigabyte through buffers and log: a server that has run for a while gets no memory from the kernel
-page by page and fills no new log files with zeros (about a tenth of its CPU time in a run)."""
+page by page and fills no new log files with zeros (about 7 % of its CPU time in a run)."""
 
 
 class Server(NamedTuple):
@@ -80,7 +80,7 @@ def postgres() -> Iterator[Server]:
         run("pg_ctl", "-D", str(data), "-l", log, "-w", "-t", "60", "-o", options, "start")
         try:
             run("createdb", "-h", str(home), "-U", "mailweir", "mailweir")
-            for statement in USED.split(";"):
+            for statement in USED:
                 run("psql", "-h", str(home), "-U", "mailweir", "-q", "-c", statement, "mailweir")
             pid = int((data / "postmaster.pid").read_text().split()[0])
             yield Server(f"postgresql+psycopg://mailweir@/mailweir?host={home}", pid)

@@ -62,7 +62,7 @@ def router_loop(
     router = settings.router
     rest: Callable[[bool], None]
     if Bucket.TRANSACTIONAL in buckets:
-        ear = Ear(client, called=router.idle_called, alone=router.idle)
+        ear = Ear(client, rung=router.idle_rung, alone=router.idle)
         stack.callback(ear.close)
         rest = ear.rest
     else:

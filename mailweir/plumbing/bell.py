@@ -1,7 +1,7 @@
-"""How a door calls the routers of transactional mail: jobs were committed, look now.
+"""How a door rings at the routers of transactional mail: jobs were committed, look now.
 
 Without it a router would ask the database fifty times a second, at rest as well. The tables are the
-truth: a call that Redis does not take costs a mail the rest of a router's pause, nothing else.
+truth: a ring that Redis does not take costs a mail the rest of a router's pause, nothing else.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from mailweir.plumbing import keys
 AGAIN = 1.0
 """Real seconds until a Redis that failed is tried again."""
 QUIET = 0.02
-"""Real seconds between two calls of a process at least: under load nobody rests longer."""
+"""Real seconds between two rings of a process at least: under load nobody rests longer."""
 
 log = structlog.get_logger(__name__)
 _UNHEARD = prometheus_client.Counter(
-    "mailweir_calls_failed", "Calls of a door to the routers that Redis did not take."
+    "mailweir_rings_lost", "Rings of a door at the routers that Redis did not take."
 )
 
 
@@ -39,11 +39,11 @@ class Bell:
         self._thread.start()
 
     def ring(self) -> None:
-        """Call. Returns at once, whatever Redis does; calls that come while one is under way are one."""
+        """Returns at once, whatever Redis does; rings that come while one is under way are one."""
         self._rung.set()
 
     def close(self) -> None:
-        """End the thread; a call that was just made may be lost."""
+        """End the thread; a ring of just now may be lost."""
         self._closed.set()
         self._rung.set()
         self._thread.join(AGAIN)
@@ -57,11 +57,11 @@ class Bell:
             if self._closed.is_set():
                 return
             try:
-                self._client.publish(keys.CALLS, b"")
+                self._client.publish(keys.RINGS, b"")
             except RedisError as error:
                 _UNHEARD.inc()
                 if not failed and not self._closed.is_set():
-                    log.warning("routers cannot be called", error=type(error).__name__)
+                    log.warning("doors cannot ring", error=type(error).__name__)
                 failed = True
                 self._closed.wait(AGAIN)
             else:
@@ -72,12 +72,12 @@ class Bell:
 class Ear:
     """The router's side: how long its loop rests. Belongs to one thread; ``client`` stays the caller's.
 
-    ``called``: real seconds until it looks although nobody called; ``alone``: the same while Redis refuses
-    it, and the least it rests, so that a stream of calls is worked off in batches."""
+    ``rung``: real seconds until it looks although nobody rang; ``alone``: the same while Redis refuses
+    it, and the least it rests, so that a stream of rings is worked off in batches."""
 
-    def __init__(self, client: redis.Redis, *, called: float, alone: float) -> None:
+    def __init__(self, client: redis.Redis, *, rung: float, alone: float) -> None:
         self._client = client
-        self._called = called
+        self._rung = rung
         self._alone = alone
         self._line: PubSub | None = None
         self._again = 0.0
@@ -85,11 +85,11 @@ class Ear:
         self._listen()
 
     def rest(self, due: bool) -> None:
-        """Return when it is time to look. With jobs ``due`` nobody's call is waited for."""
-        began = time.monotonic()
+        """Return when it is time to look. With jobs ``due`` no ring is waited for."""
         if due:
             time.sleep(self._alone)
             return
+        began = time.monotonic()
         if self._line is None and time.monotonic() >= self._again:
             self._listen()
         if self._line is not None:
@@ -107,7 +107,7 @@ class Ear:
     def _listen(self) -> None:
         line = PubSub(self._client.connection_pool, ignore_subscribe_messages=True)
         try:
-            line.subscribe(keys.CALLS)
+            line.subscribe(keys.RINGS)
         except RedisError as error:
             line.close()
             self._failed(error)
@@ -115,12 +115,12 @@ class Ear:
             self._line = line
 
     def _hear(self, line: PubSub) -> None:
-        end = time.monotonic() + self._called
+        end = time.monotonic() + self._rung
         try:
             while (left := end - time.monotonic()) > 0:
                 if line.get_message(timeout=left) is not None:
                     while line.get_message() is not None:
-                        pass  # the calls of one commit after the other: one look finds all their jobs
+                        pass  # of one commit after the other: one look finds all their jobs
                     break
         except RedisError as error:
             self.close()

@@ -98,8 +98,8 @@ class Database:
 
     def give_way(self) -> None:
         """From now on writes of this process let others go first: of all who give way one at a time waits
-        or writes, so that a transactional mail's three transactions stand behind one of bulk each, not ten.
-        SQLite only; PostgreSQL has many writers."""
+        or writes, so that a transactional mail's three transactions mostly stand behind one of bulk each, not
+        ten. SQLite only; PostgreSQL has many writers."""
         self._patient = self._turnstile
         if self._wal is not None and self._turnstile is not None:
             self._wal.tidies(self._turnstile)

@@ -23,7 +23,7 @@ class FileLock:
     @contextmanager
     def held(self, turnstile: FileLock | None = None) -> Iterator[None]:
         """Wait for the lock, in the order of asking, and hold it. Of those who come through a turnstile
-        one at a time waits for it or holds it: who comes without one waits for one of them at most."""
+        one at a time waits for it or holds it: who comes without one mostly waits for one."""
         if turnstile is not None:
             with turnstile.held(), self.held():
                 yield

@@ -170,12 +170,12 @@ class RouterSettings(Section):
     idle: float = Field(
         0.02,
         gt=0,
-        description="Real seconds between two looks of the transactional loop at least, when nothing moves; all it waits while jobs are due, or while Redis refuses it, since no door can call it then.",
+        description="Real seconds between two looks of the transactional loop at least, when nothing moves; all it waits while jobs are due, or while Redis refuses it, since no door can ring then.",
     )
-    idle_called: float = Field(
+    idle_rung: float = Field(
         0.1,
         gt=0,
-        description="Real seconds the transactional loop waits for the call of a door at most: a job that was not just accepted waits so much longer.",
+        description="Real seconds the transactional loop waits for a door to ring at most: a job that was not just accepted waits so much longer.",
     )
     idle_bulk: float = Field(
         0.1, gt=0, description="Real seconds the marketing and bulk loop waits when nothing is due."

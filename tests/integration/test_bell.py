@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from mailweir.plumbing import keys
 from mailweir.plumbing.bell import Bell, Ear
 
 LONG = 20.0  # far beyond what a call takes: who returns earlier was called
@@ -31,7 +32,7 @@ def rested(ear: Ear) -> float:
 
 
 def test_a_call_ends_the_rest(client: redis.Redis, redis_url: str) -> None:
-    ear = Ear(client, called=LONG, alone=0.01)
+    ear = Ear(client, rung=LONG, alone=0.01)
     bell = Bell(redis.Redis.from_url(redis_url))
     timer = threading.Timer(0.2, bell.ring)
     timer.start()
@@ -44,17 +45,17 @@ def test_a_call_ends_the_rest(client: redis.Redis, redis_url: str) -> None:
 def test_a_call_while_nobody_rests_is_heard_by_the_next_rest_once(
     client: redis.Redis, redis_url: str
 ) -> None:
-    ear = Ear(client, called=1.0, alone=0.01)
+    ear = Ear(client, rung=1.0, alone=0.01)
     with redis.Redis.from_url(redis_url) as door:
         for _ in range(5):
-            door.publish("mw:calls", b"")
+            door.publish(keys.RINGS, b"")
     assert rested(ear) < 0.8
     assert rested(ear) >= 0.9, "calls that came together were heard one by one"
     ear.close()
 
 
 def test_every_router_hears(client: redis.Redis, redis_url: str) -> None:
-    ears = [Ear(client, called=LONG, alone=0.01) for _ in range(2)]
+    ears = [Ear(client, rung=LONG, alone=0.01) for _ in range(2)]
     bell = Bell(redis.Redis.from_url(redis_url))
     bell.ring()
     assert all(rested(ear) < LONG / 2 for ear in ears)
@@ -64,16 +65,16 @@ def test_every_router_hears(client: redis.Redis, redis_url: str) -> None:
 
 
 def test_a_stream_of_calls_is_worked_off_in_batches(client: redis.Redis) -> None:
-    ear = Ear(client, called=LONG, alone=0.2)
-    client.publish("mw:calls", b"")
+    ear = Ear(client, rung=LONG, alone=0.2)
+    client.publish(keys.RINGS, b"")
     ear.rest(False)
-    client.publish("mw:calls", b"")
+    client.publish(keys.RINGS, b"")
     assert 0.15 < rested(ear) < LONG / 2
     ear.close()
 
 
 def test_with_jobs_due_nobody_is_waited_for(client: redis.Redis) -> None:
-    ear = Ear(client, called=LONG, alone=0.01)
+    ear = Ear(client, rung=LONG, alone=0.01)
     began = time.monotonic()
     ear.rest(True)
     assert time.monotonic() - began < LONG / 2
@@ -82,7 +83,7 @@ def test_with_jobs_due_nobody_is_waited_for(client: redis.Redis) -> None:
 
 def test_without_redis_the_rest_is_short_and_a_call_harmless() -> None:
     bell = Bell(away())
-    ear = Ear(away(), called=LONG, alone=0.05)
+    ear = Ear(away(), rung=LONG, alone=0.05)
     bell.ring()
     ear.rest(False)
     assert 0.04 < rested(ear) < LONG / 2
@@ -91,7 +92,7 @@ def test_without_redis_the_rest_is_short_and_a_call_harmless() -> None:
 
 def test_a_lost_line_is_made_again(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mailweir.plumbing.bell.AGAIN", 0.0)
-    ear = Ear(client, called=LONG, alone=0.01)
+    ear = Ear(client, rung=LONG, alone=0.01)
     for line in client.client_list(_type="pubsub"):
         client.client_kill_filter(_id=line["id"])
     assert rested(ear) < LONG / 2, "a dead line must not be waited for"
@@ -104,5 +105,5 @@ def test_a_lost_line_is_made_again(client: redis.Redis, monkeypatch: pytest.Monk
 
 def _call_who_listens(client: redis.Redis) -> None:
     end = time.monotonic() + LONG
-    while not client.publish("mw:calls", b"") and time.monotonic() < end:
+    while not client.publish(keys.RINGS, b"") and time.monotonic() < end:
         pass
