@@ -247,7 +247,7 @@ class WorkerSettings(Section):
         2.0, ge=0, description="Real seconds a job may wait inside a worker for a token."
     )
     chunk_wait: float = Field(
-        5.0,
+        0.5,
         ge=0,
         description="Real seconds a chunk may wait in all, for tokens and connections of any of its mails; what would wait longer goes back.",
     )
