@@ -237,6 +237,7 @@ class Engine:
             {work.job.id: work for work in loaded.works},
             self.parts.campaigns,
             Patience(self.parts.settings.worker.chunk_wait),
+            Patience(self.parts.settings.worker.chunk_token_wait),
             loaded.resent,
             ends=time.monotonic() + self.parts.settings.worker.chunk_seconds,
             leased=leased,
@@ -316,7 +317,9 @@ class Engine:
         if purse is None:
             ask = self._asks.get(run, work, provider, slowed)
             back = work.orders.back
-            purse = run.purses.get((ask, back)) or Purse(ask, run.chunk.id, run.patience, back)
+            purse = run.purses.get((ask, back)) or Purse(
+                ask, run.chunk.id, run.token_patience, back
+            )
             run.alike[alike] = run.purses[ask, back] = purse
         purse.jobs[job.id] = job
         ready = Ready(work, envelope, provider, purse)

@@ -71,7 +71,8 @@ class Run:
     reply_kept: int
     pending: dict[int, Work]
     campaigns: Campaigns
-    patience: Patience
+    patience: Patience  # with connections
+    token_patience: Patience
     resent: frozenset[int] = frozenset()  # jobs with an uncertain attempt behind them
     ready: dict[int, Ready] = field(default_factory=dict)
     alike: dict[tuple[object, ...], Purse] = field(

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 
 class Patience:
-    """Of one chunk: the real seconds in which at least one of its mails waited, for a token or a
-    connection. Mails that wait beside each other cost it once."""
+    """Of one chunk: the real seconds in which at least one of its mails waited, for tokens or (with a
+    patience of its own) for connections. Mails that wait beside each other cost it once."""
 
     def __init__(self, most: float, now: Callable[[], float] = time.monotonic) -> None:
         self._most = most

@@ -247,9 +247,14 @@ class WorkerSettings(Section):
         2.0, ge=0, description="Real seconds a job may wait inside a worker for a token."
     )
     chunk_wait: float = Field(
+        5.0,
+        ge=0,
+        description="Real seconds a chunk may wait in all for connections that others use; what would wait longer goes back.",
+    )
+    chunk_token_wait: float = Field(
         0.5,
         ge=0,
-        description="Real seconds a chunk may wait in all, for tokens and connections of any of its mails; what would wait longer goes back.",
+        description="Real seconds a chunk may wait in all for tokens of any of its mails; what would wait longer goes back.",
     )
     reroute: float = Field(
         1.0,

@@ -44,7 +44,9 @@ def build(
         for name in ("other", "sink.example")
     }
     mx_map = {"*": [f"127.0.0.1:{sink.port}"]}
-    settings = settings_for(folder, redis_url, mx_map, phase=GIVEN_UP, chunk_wait=WAIT)
+    settings = settings_for(
+        folder, redis_url, mx_map, phase=GIVEN_UP, chunk_wait=WAIT, chunk_token_wait=WAIT
+    )
     return Rig.build(settings, msgspec.structs.replace(policy_for(), providers=providers))
 
 
