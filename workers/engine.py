@@ -236,7 +236,7 @@ class Engine:
             self.parts.settings.smtp.reply_kept,
             {work.job.id: work for work in loaded.works},
             self.parts.campaigns,
-            Patience(self.parts.settings.worker.chunk_wait),
+            Patience(self.parts.settings.worker.chunk_connection_wait),
             Patience(self.parts.settings.worker.chunk_token_wait),
             loaded.resent,
             ends=time.monotonic() + self.parts.settings.worker.chunk_seconds,
@@ -361,7 +361,7 @@ class Engine:
                 tls=tls,
                 owner=talk,
                 max_connections=connections,
-                patience=run.patience,
+                patience=run.connection_patience,
             )
         except Exception as error:
             log.exception("transport failed", chunk=run.chunk.id, site=destination.site)

@@ -71,7 +71,7 @@ class Run:
     reply_kept: int
     pending: dict[int, Work]
     campaigns: Campaigns
-    patience: Patience  # with connections
+    connection_patience: Patience
     token_patience: Patience
     resent: frozenset[int] = frozenset()  # jobs with an uncertain attempt behind them
     ready: dict[int, Ready] = field(default_factory=dict)

@@ -18,13 +18,14 @@ class HeldBytes:
     def __init__(self, most: int) -> None:
         self._most = most
         self._free = most
+        self._entering = 0  # let in, and not begun before the loop's next turn: nobody passes them
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @asynccontextmanager
     async def room(self, size: int) -> AsyncIterator[None]:
         """While a chunk of ``size`` bytes is worked; one larger than all there is waits until it is alone."""
         need = min(size, self._most)
-        if self._waiting or need > self._free:
+        if self._waiting or self._entering or need > self._free:
             await self._turn(need)
         else:
             self._free -= need
@@ -44,8 +45,11 @@ class HeldBytes:
             if turn.cancelled():
                 self._give(0)  # who stands behind may need less
             else:
+                self._entering -= 1
                 self._give(need)  # it had just been let in
             raise
+        self._entering -= 1
+        self._give(0)  # who came meanwhile
 
     def _give(self, freed: int) -> None:
         self._free += freed
@@ -56,4 +60,5 @@ class HeldBytes:
             self._waiting.popleft()
             if not turn.cancelled():
                 self._free -= need
+                self._entering += 1
                 turn.set_result(None)

@@ -244,9 +244,11 @@ class WorkerSettings(Section):
         60.0, gt=0, description="Real seconds after which a chunk starts no more jobs."
     )
     max_wait: float = Field(
-        2.0, ge=0, description="Real seconds a job may wait inside a worker for a token."
+        2.0,
+        ge=0,
+        description="Real seconds a job may wait inside a worker for a token, where its chunk may wait as long (worker.chunk_token_wait).",
     )
-    chunk_wait: float = Field(
+    chunk_connection_wait: float = Field(
         5.0,
         ge=0,
         description="Real seconds a chunk may wait in all for connections that others use; what would wait longer goes back.",

@@ -1,5 +1,5 @@
-"""How long a chunk may stay because it waits: a setting bounds all its waits together, for tokens and for
-connections; and what was admitted and then waited is not dialled on a path that was shut meanwhile."""
+"""How long a chunk may stay because it waits: one setting bounds all its waits for tokens together, one those
+for connections; and what was admitted and then waited is not dialled on a path that was shut meanwhile."""
 
 from __future__ import annotations
 
@@ -35,8 +35,15 @@ def sink(redis_clean: redis.Redis) -> Iterator[Sink]:
 
 
 def build(
-    folder: Path, redis_url: str, sink: Sink, *, rate: Throttle = FAST, connections: int = 8
+    folder: Path,
+    redis_url: str,
+    sink: Sink,
+    *,
+    rate: Throttle = FAST,
+    connections: int = 8,
+    **waits: float,
 ) -> Rig:
+    """``waits``: the worker's settings a scenario is about; every other wait of a chunk is long."""
     providers = {
         name: Provider(
             name, connections=connections, per_connection=1000, rate=rate, cold_rate=rate
@@ -44,9 +51,8 @@ def build(
         for name in ("other", "sink.example")
     }
     mx_map = {"*": [f"127.0.0.1:{sink.port}"]}
-    settings = settings_for(
-        folder, redis_url, mx_map, phase=GIVEN_UP, chunk_wait=WAIT, chunk_token_wait=WAIT
-    )
+    bounds = {"chunk_token_wait": LONGEST, "chunk_connection_wait": LONGEST, **waits}
+    settings = settings_for(folder, redis_url, mx_map, phase=GIVEN_UP, **bounds)
     return Rig.build(settings, msgspec.structs.replace(policy_for(), providers=providers))
 
 
@@ -61,7 +67,7 @@ async def test_a_chunk_of_small_sites_waits_for_tokens_so_long_in_all(
 ) -> None:
     """Eight a second to each site: every mail waits less than any mail may, sixty of them over seven
     seconds."""
-    rig = build(tmp_path, redis_url, sink, rate=Throttle(480, 60))
+    rig = build(tmp_path, redis_url, sink, rate=Throttle(480, 60), chunk_token_wait=WAIT)
     ids = rig.accept([f"u{i}@{place}.example" for place in ("sink", "other") for i in range(EACH)])
     async with rig.worker() as worker:
         [chunk] = rig.settle(size=2 * EACH)
@@ -94,7 +100,7 @@ async def test_a_chunk_waits_for_a_connection_so_long_in_all(
     tmp_path: Path, redis_url: str, sink: Sink
 ) -> None:
     """One connection, and it hangs: the others' chunks go back before it is given up."""
-    rig = build(tmp_path, redis_url, sink, connections=1)
+    rig = build(tmp_path, redis_url, sink, connections=1, chunk_connection_wait=WAIT)
     first = rig.accept(["first@sink.example"])
     [hung] = rig.settle()
     ids = rig.accept([f"u{i}@sink.example" for i in range(20)])
@@ -119,8 +125,6 @@ async def test_a_path_shut_while_a_chunk_waited_for_a_connection_is_not_dialled(
     tmp_path: Path, redis_url: str, sink: Sink, redis_clean: redis.Redis
 ) -> None:
     rig = build(tmp_path, redis_url, sink, connections=1)
-    settings = rig.settings.worker.model_copy(update={"chunk_wait": LONGEST})
-    rig.settings = rig.settings.model_copy(update={"worker": settings})
     rig.accept(["first@sink.example"])
     [hung] = rig.settle()
     ids = rig.accept([f"u{i}@sink.example" for i in range(20)])

@@ -29,3 +29,9 @@ def test_a_faster_clock_needs_its_beginning(
 
 def test_real_time_needs_none(tmp_path: Path) -> None:
     assert (load(tmp_path).clock.rate, load(tmp_path).clock.origin) == (1, 0)
+
+
+def test_mail_routed_anew_stands_behind_less_than_a_failover_may_take(tmp_path: Path) -> None:
+    """S35, 5 s: behind it are the window of its queue and, in every slot, a chunk that waits for tokens."""
+    settings = load(tmp_path)
+    assert settings.router.window_seconds + settings.worker.chunk_token_wait < 5.0
