@@ -275,5 +275,8 @@ def migrate(database: Database) -> None:
             conn.exec_driver_sql("SET LOCAL statement_timeout = 0")
             conn.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
         migrations.upgrade(conn)
-    with suppress(DatabaseUnavailable), database.write() as conn:
-        conn.exec_driver_sql("ANALYZE")
+    if (
+        database.dialect_name == "postgresql"
+    ):  # on SQLite plans need no statistics, and old ones mislead
+        with suppress(DatabaseUnavailable), database.write() as conn:
+            conn.exec_driver_sql("ANALYZE")

@@ -4,9 +4,9 @@ A statement is the pair (SQLite, PostgreSQL). ``_both`` derives the pair from on
 ``%s``, ``{ids}`` is a list of ids (JSON text on SQLite, an array on PostgreSQL), ``{lock}`` is FOR
 UPDATE in id order, so that two transactions never wait for each other's rows in a circle. ``%b``
 sends an array in binary: a third of the CPU of its text form. ``{by_id}``, behind a table's name, is for
-rows that are told by their id: newer SQLites (seen with 3.46) rather read a whole partial index, which they
-believe to be small (one of waiting jobs is not), than look the rows up. NOT INDEXED leaves it the ids
-only (https://www.sqlite.org/lang_indexedby.html).
+rows that are told by their id: by statistics of a quiet hour, or of empty tables, SQLite rather reads a whole
+partial index, once small, than look the rows up. NOT INDEXED leaves it the ids only
+(https://www.sqlite.org/lang_indexedby.html).
 
 Many rows at once are one statement: VALUES on SQLite, unnest on PostgreSQL. The driver of SQLite lets go of
 the interpreter lock at every step of a statement, and a thread that holds the write lock of the file would
@@ -450,10 +450,14 @@ ATTEMPTS_AFTER = _both(f"{_ATTEMPTS} WHERE id > ? ORDER BY id LIMIT ?")
 ATTEMPTS_AT = _both(f"{_ATTEMPTS} WHERE at >= ? AND (at > ? OR id > ?) ORDER BY at, id LIMIT ?")
 ATTEMPTS_BY_ID = _both(f"{_ATTEMPTS} WHERE id {{ids}} ORDER BY id")
 FEEDBACK_OF = _both("SELECT body FROM feedback WHERE job_id = ? ORDER BY occurred_at, id")
-ATTEMPTS_BY_RECIPIENT = _both(
-    "SELECT j.recipient_key, j.id, a.at FROM attempts AS a JOIN jobs AS j ON j.id = a.job_id "
+_RECENT = (
+    "SELECT j.recipient_key, j.id, a.at FROM attempts AS a {join} jobs AS j ON j.id = a.job_id "
     "WHERE a.at >= ? UNION ALL SELECT recipient_key, id, ? FROM jobs "
     "WHERE chunk_id IS NOT NULL AND state = 'dispatched'"
+)
+ATTEMPTS_BY_RECIPIENT: Statement = (
+    _RECENT.replace("{join}", "CROSS JOIN"),  # SQLite: in this order
+    _RECENT.replace("{join}", "JOIN").replace("?", "%s"),
 )
 
 # --- pruning ------------------------------------------------------------------------------------
