@@ -6,7 +6,8 @@ UPDATE in id order, so that two transactions never wait for each other's rows in
 sends an array in binary: a third of the CPU of its text form. ``{by_id}``, behind a table's name, is for
 rows that are told by their id: by statistics of a quiet hour, or of empty tables, SQLite rather reads a whole
 partial index, once small, than look the rows up. NOT INDEXED leaves it the ids only
-(https://www.sqlite.org/lang_indexedby.html).
+(https://www.sqlite.org/lang_indexedby.html). PostgreSQL does the same until its autovacuum has looked again;
+there a further condition that IS TRUE fits no partial index.
 
 Many rows at once are one statement: VALUES on SQLite, unnest on PostgreSQL. The driver of SQLite lets go of
 the interpreter lock at every step of a statement, and a thread that holds the write lock of the file would
@@ -66,9 +67,10 @@ def _insert(
 def _update(table: str, sets: str, columns: dict[str, str], where: str = "") -> Many:
     """Update many rows by id; ``sets`` and ``where`` (a further condition) name given values ``:name``, of
     ``columns``, and the row's own old values ``~name``."""
-    condition = f"j.id = :id AND {where}" if where else "j.id = :id"
-    rest = f" SET {sets} FROM %s WHERE {condition}".replace("~", "j.")
-    lite, post = f"UPDATE {table} AS j{_BY_ID}{rest}", f"UPDATE {table} AS j{rest}"
+    rest = f" SET {sets} FROM %s WHERE j.id = :id".replace("~", "j.")
+    further = where.replace("~", "j.")
+    lite = f"UPDATE {table} AS j{_BY_ID}{rest}" + (f" AND {further}" if where else "")
+    post = f"UPDATE {table} AS j{rest}" + (f" AND ({further}) IS TRUE" if where else "")
     names = [*columns]
     for name in sorted(names, key=len, reverse=True):
         lite = lite.replace(f":{name}", f"u.column{names.index(name) + 1}")

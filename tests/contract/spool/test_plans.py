@@ -17,7 +17,9 @@ import pytest
 
 from mailweir.plumbing.database import Database, migrate
 from mailweir.spool import statements
+from mailweir.spool.base import _cursor
 from mailweir.spool.statements import Many
+from tests.contract.spool.conftest import only_postgresql
 
 Plan = Callable[[str], str]
 
@@ -114,3 +116,32 @@ def test_no_table_is_read_from_end_to_end(plan: Plan, name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, text in TEXTS.items() if _BY_ID.search(text)])
 def test_rows_told_by_their_id_are_looked_up_by_it(plan: Plan, name: str) -> None:
     assert _FOUND_BY_ID.search(plan(TEXTS[name])), plan(TEXTS[name])
+
+
+ADD_MANY = """INSERT INTO jobs (id, message_id, content_id, due_at, ended_at, tenant, bucket, priority,
+    recipient, recipient_key, mail_from, lane, flow, meta, state, accepted_at, attempts, crashes, marks)
+    SELECT i, i, i, {due}, {ended}, 't', 'bulk', 5, 'r', 'r', 'f', 'l', 'l|t|5', '{{}}', 'sent', 0, 0, 0, ''
+    FROM generate_series({first}, {last}) AS i"""
+MOVED_TOGETHER = 400  # jobs
+_OF_TYPE = {"bigint": 1, "int": 1, "float8": 1.0, "text": "x"}
+
+
+@only_postgresql
+@pytest.mark.parametrize("name", ["DISPATCH", "MOVE", "OUTCOME"])
+def test_postgresql_looks_up_by_id_what_statistics_call_few(database: Database, name: str) -> None:
+    with database.write() as conn:
+        conn.exec_driver_sql("ALTER TABLE jobs SET (autovacuum_enabled = off)")
+        for due, ended, first, last in (("NULL", 1.0, 1, 20_000), (1.0, "NULL", 20_001, 20_003)):
+            conn.exec_driver_sql(ADD_MANY.format(due=due, ended=ended, first=first, last=last))
+    with database.write() as conn:
+        conn.exec_driver_sql("ANALYZE jobs")
+        conn.exec_driver_sql(ADD_MANY.format(due=1.0, ended="NULL", first=30_001, last=60_000))
+    text = getattr(statements, name).post
+    values = [[_OF_TYPE[kind]] * MOVED_TOGETHER for kind in re.findall(r"%b::(\w+)\[\]", text)]
+    with database.write() as conn:
+        cursor = _cursor(conn)
+        cursor.execute(f"EXPLAIN {text}", values)
+        told = "\n".join(str(row[0]) for row in cursor.fetchall())
+    assert "pk_jobs" in told, told
+    assert "jobs_waiting" not in told, told
+    assert "jobs_chunk" not in told, told
