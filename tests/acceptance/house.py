@@ -119,6 +119,22 @@ class House:
         assert answer.status_code == 202, answer.text
         return [job["id"] for job in answer.json()["jobs"]]
 
+    def mail_list(self, addresses: list[str]) -> None:
+        """Submit a short bulk mail to each, by CSV and template; nothing of it goes out before all of it is in:
+        a slow machine would submit no faster than it sends."""
+        self.wait_beat("worker-bulk")
+        (self.data / "list.csv").write_text("\n".join(["email", *addresses]) + "\n")
+        template = self.data / "template"
+        template.mkdir()
+        (template / "subject.txt").write_text("News\n")
+        (template / "body.txt").write_text("Hello\n")
+        with self.standing_still("run worker --queues marketing"):
+            done = self.run(
+                *("send", "-f", "news@acme.example", "--bucket", "bulk", "-o", "json"),
+                *("--csv", str(self.data / "list.csv"), "--template", str(template)),
+            )
+        assert done.returncode == 0, done.stderr.decode()
+
     def behave(self, provider: str, **behaviour: Any) -> None:
         """Change a simulated provider."""
         order = {"do": "set", "provider": provider, "behaviour": behaviour}

@@ -4,12 +4,11 @@ that the failed one's mail needs on its way round (S35)."""
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
 
-from tests.acceptance.house import MAILWEIR, house
+from tests.acceptance.house import house
 from tests.acceptance.sink import OK, Sink, serving
 
 METERED = (
@@ -62,23 +61,7 @@ def test_mail_of_a_failed_provider_passes_what_waits_for_tokens(tmp_path: Path) 
         hosts["gmail.com"] = [f"127.0.0.1:{primary.port}"]
         env = {"MAILWEIR_DNS__MX_MAP": json.dumps(hosts)}
         with house(tmp_path, policy=POLICY.format(port=relay.port), env=env) as home:
-            home.wait_beat("worker-bulk")
-            rows = "".join(f"{_address(i)}\n" for i in range(JOBS))
-            (home.data / "list.csv").write_text("email\n" + rows)
-            template = home.data / "template"
-            template.mkdir()
-            (template / "subject.txt").write_text("News\n")
-            (template / "body.txt").write_text("Hello\n")
-            with home.standing_still("run worker --queues marketing"):
-                done = subprocess.run(
-                    [*MAILWEIR, "send", "-f", "news@acme.example", "--bucket", "bulk", "-o", "json"]
-                    + ["--csv", str(home.data / "list.csv"), "--template", str(template)],
-                    env=dict(home.env),
-                    capture_output=True,
-                    timeout=120,
-                    check=False,
-                )
-            assert done.returncode == 0, done.stderr.decode()
+            home.mail_list([_address(i) for i in range(JOBS)])
             home.wait("mail on its way", lambda: len(primary.times("stored")) > 100)
             primary.down, failed = True, time.time()
             home.wait("traffic on the relay", lambda: len(relay.times("stored")) >= 100)

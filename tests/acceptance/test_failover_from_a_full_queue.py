@@ -5,7 +5,6 @@ goes back and forth (S35, S36)."""
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mailweir.plumbing import keys
-from tests.acceptance.house import MAILWEIR, House, house
+from tests.acceptance.house import House, house
 from tests.acceptance.sink import OK, Sink, serving
 
 JOBS = 5_000
@@ -62,24 +61,7 @@ def saturated(folder: Path, *, relays: str = "") -> Iterator[tuple[House, Provid
         policy = POLICY.format(port=relay.port, relays=relays)
         env = {"MAILWEIR_DNS__MX_MAP": json.dumps({"gmail.com": [f"127.0.0.1:{primary.port}"]})}
         with house(folder, policy=policy, env=env) as home:
-            home.wait_beat("worker-bulk")
-            rows = "".join(f"user{i}@gmail.com\n" for i in range(JOBS))
-            (home.data / "list.csv").write_text("email\n" + rows)
-            template = home.data / "template"
-            template.mkdir()
-            (template / "subject.txt").write_text("News\n")
-            (template / "body.txt").write_text("Hello\n")
-            # nothing goes out meanwhile: a slow machine would submit no faster than it sends
-            with home.standing_still("run worker --queues marketing"):
-                feeder = subprocess.run(
-                    [*MAILWEIR, "send", "-f", "news@acme.example", "--bucket", "bulk", "-o", "json"]
-                    + ["--csv", str(home.data / "list.csv"), "--template", str(template)],
-                    env=dict(home.env),
-                    capture_output=True,
-                    timeout=120,
-                    check=False,
-                )
-            assert feeder.returncode == 0, feeder.stderr.decode()
+            home.mail_list([f"user{i}@gmail.com" for i in range(JOBS)])
             home.wait("mail on its way", lambda: len(primary.times("stored")) > 300)
             yield home, primary, relay
 
