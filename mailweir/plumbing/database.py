@@ -275,8 +275,7 @@ def migrate(database: Database) -> None:
             conn.exec_driver_sql("SET LOCAL statement_timeout = 0")
             conn.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
         migrations.upgrade(conn)
-    if (
-        database.dialect_name == "postgresql"
-    ):  # on SQLite plans need no statistics, and old ones mislead
+    # not on SQLite: statistics of an empty or quiet database mislead it (docs/decisions/0040-sqlite.md)
+    if database.dialect_name == "postgresql":
         with suppress(DatabaseUnavailable), database.write() as conn:
             conn.exec_driver_sql("ANALYZE")

@@ -67,10 +67,10 @@ def _insert(
 def _update(table: str, sets: str, columns: dict[str, str], where: str = "") -> Many:
     """Update many rows by id; ``sets`` and ``where`` (a further condition) name given values ``:name``, of
     ``columns``, and the row's own old values ``~name``."""
-    rest = f" SET {sets} FROM %s WHERE j.id = :id".replace("~", "j.")
-    further = where.replace("~", "j.")
-    lite = f"UPDATE {table} AS j{_BY_ID}{rest}" + (f" AND {further}" if where else "")
-    post = f"UPDATE {table} AS j{rest}" + (f" AND ({further}) IS TRUE" if where else "")
+    sets, where = sets.replace("~", "j."), where.replace("~", "j.")
+    rest = f" SET {sets} FROM %s WHERE j.id = :id"
+    lite = f"UPDATE {table} AS j{_BY_ID}{rest}" + (f" AND {where}" if where else "")
+    post = f"UPDATE {table} AS j{rest}" + (f" AND ({where}) IS TRUE" if where else "")
     names = [*columns]
     for name in sorted(names, key=len, reverse=True):
         lite = lite.replace(f":{name}", f"u.column{names.index(name) + 1}")

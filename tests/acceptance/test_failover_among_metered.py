@@ -11,9 +11,8 @@ from pathlib import Path
 from tests.acceptance.house import house
 from tests.acceptance.sink import OK, Sink, serving
 
-METERED = (
-    40  # domains, each a provider of its own, 5 mails a second: soon enough to be given to workers
-)
+METERED = 40
+"""Domains, each a provider of its own; 5 mails a second each: soon enough to be given to workers."""
 JOBS = 16_000  # three of four to metered domains: far more than they take while this lasts
 WITHIN = 5.0  # seconds, S35
 DOWN = "421 4.3.2 service not available"
