@@ -26,7 +26,7 @@ _HANDED_ON = re.compile(
 # where another MTA quotes the remote: what follows is the reply itself
 _QUOTED = re.compile(
     r"(?:\bsaid:|\]:|\bunknown address error (?=['\"]?[45]\d\d)|"
-    r"\breason:|\bresponded with:?|\breplied:|\bremote host said:|"
+    r"\breason(?: from remote)?:|\bresponded with:?|\breplied:|\bremote host said:|"
     r"\bthe error that the other server returned was:|"
     r"\bthe response (?:from the remote server )?was:|"
     r"\bremote server (?:returned|replied|responded)(?: with)?:?|\bserver response(?: was)?:|"
@@ -61,13 +61,14 @@ _OWN_WORDS = re.compile(
     r";? from=<[^>]{0,200}> (?:to=<[^>]{0,200}> )?proto=\w+(?: helo=<[^>]{0,200}>)?|"
     r" \(delivery attempts: \d{1,9}\)|\",\s*\"[a-z_\-]{2,30}\":.*$|"
     r"\br=\w+ t=\w+ (?:defer \(-?\d+\):)?|"
-    r"^\s*delivery temporarily suspended:|, ?relay ?= ?\[[^\]]{0,60}\]|"
-    r": ?retry time(?:out)? (?:exceeded|not reached)[^;]{0,80}$|/?\bgiving up on [\d.:a-f]+\W*$",
+    r"^\s*delivery temporarily suspended:|, ?relay ?= ?\[[^\]]{0,60}\]|/?\bgiving up on [\d.:a-f]+\W*$",
     re.IGNORECASE,
 )
+# Exim's, behind the last reply; alone behind an address they are all there is
+_GAVE_UP = re.compile(r": ?retry time(?:out)? (?:exceeded|not reached)[^;]{0,80}$", re.IGNORECASE)
 _OWN_SIGNS = (
     "in re", " said:", "smtp error", "was:", "command failed", "smtp code:", "proto=", "attempts:",
-    '":', " t=", "suspended:", "relay", "retry time", "giving up",
+    '":', " t=", "suspended:", "relay", "giving up",
 )  # fmt: skip
 """One of these is in every text that _OWN_WORDS can match: asking for them first is a fifth of the cost."""
 
@@ -98,6 +99,9 @@ def without_own_words(text: str) -> str:
     low = text.lower()
     if any(sign in low for sign in _OWN_SIGNS):
         text = _OWN_WORDS.sub(" ", text)
+    if "retry time" in low and (found := _GAVE_UP.search(text)):
+        before = text[: found.start()].strip()
+        text = before if " " in before else text
     return _PATH.sub(" ", text) if "/" in text else text
 
 
