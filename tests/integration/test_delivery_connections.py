@@ -19,6 +19,7 @@ from workers.delivery.connection import is_private
 from workers.delivery.owner import PlainOwner
 from workers.delivery.proxy import v2_header
 from workers.delivery.types import Destination, Envelope, Hop, Result
+from workers.patience import Patience
 
 Answers = dict[str, Answer | list[Answer]]
 
@@ -57,6 +58,23 @@ async def test_messages_per_connection_and_connections_are_limits() -> None:
     for got in server.mails:
         counts[got.connection] = counts.get(got.connection, 0) + 1
     assert max(counts.values()) == 4
+
+
+async def test_of_connections_used_up_at_once_one_waits_for_a_new_one() -> None:
+    """None is sent back for want of a connection while there is patience left, and nobody else."""
+    provider = Provider("p", connections=2, per_connection=1)
+    both = asyncio.Barrier(2)
+
+    async def together(count: int) -> None:
+        if count <= 2:
+            await both.wait()
+
+    async with Scripted(before_dot=together) as server, Sender(provider=provider) as sender:
+        results = await sender.send(
+            server.port, mails(12), connections=2, patience=Patience(PATIENCE)
+        )
+        assert server.connections == 12
+    assert sum(r.accepted for r in results) == 12
 
 
 async def test_idle_connections_are_closed() -> None:

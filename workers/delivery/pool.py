@@ -8,7 +8,9 @@ the same source needs another host of the same site.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict, deque
+import itertools
+from bisect import insort
+from collections import defaultdict
 from collections.abc import Callable
 
 from workers.delivery.connection import Connection, Dial
@@ -20,13 +22,17 @@ OnChange = Callable[[str, str, int], None]
 
 
 class Pool:
-    """Connections of one event loop. Every place taken is left exactly once."""
+    """Connections of one event loop. Every place taken is left exactly once. Who waits for one is served in the
+    order they came: none stands there for ever because others come."""
 
     def __init__(self, on_change: OnChange | None = None) -> None:
         self._idle: dict[Dial, list[Connection]] = defaultdict(list)
         self._sites: dict[int, Place] = {}  # id of an idle connection -> its place
         self._open: dict[Place, int] = defaultdict(int)
-        self._waiting: dict[Place, deque[asyncio.Future[None]]] = defaultdict(deque)
+        self._tickets = itertools.count()
+        # ticket and turn, by ticket; and how many were called and have not looked yet
+        self._waiting: dict[Place, list[tuple[int, asyncio.Future[None]]]] = defaultdict(list)
+        self._called: dict[Place, int] = defaultdict(int)
         self._on_change = on_change
         self._goodbyes: set[asyncio.Task[None]] = set()
 
@@ -50,30 +56,38 @@ class Pool:
 
     def free(self, place: Place, limit: int, dial: Dial) -> tuple[int, int]:
         """Connections for a dial that nobody waits for: idle ones, and those that may be opened."""
-        if any(not turn.done() for turn in self._waiting.get(place, ())):
+        if self._awaited(place):
             return 0, 0
         return len(self._idle.get(dial, ())), max(0, limit - self._open.get(place, 0))
 
     async def enter(self, place: Place, limit: Callable[[], int], dial: Dial) -> Connection | None:
         """An idle connection for ``dial``, or None and a place for one about to be opened; waits where
-        ``limit()`` are open and none is idle."""
+        ``limit()`` are open and none is idle, and behind those who wait already."""
+        ticket: int | None = None
         while True:
-            kept = self.take(dial)
-            if kept is not None:
-                return kept
-            if self._open.get(place, 0) < limit():
-                self._count(place, 1)
-                return None
-            if self._evict(place):
-                continue
+            if ticket is not None or not self._awaited(place):
+                kept = self.take(dial)
+                if kept is not None:
+                    return kept
+                if self._open.get(place, 0) < limit():
+                    self._count(place, 1)
+                    return None
+                if self._evict(place):
+                    continue
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting[place].append(turn)
+            came = ticket is None
+            ticket = next(self._tickets) if ticket is None else ticket
+            insort(self._waiting[place], (ticket, turn))
+            if came:
+                self.call(place, limit())  # so that nobody waits while something is free
             try:
                 await turn
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
+                    self._looks(place)
                     self._call_next(place)  # our turn came as we left: the next one's
                 raise
+            self._looks(place)
 
     def leave(self, place: Place) -> None:
         """Give a place back: its connection is closed or was never opened."""
@@ -99,9 +113,13 @@ class Pool:
         task.add_done_callback(self._goodbyes.discard)
 
     def call(self, place: Place, limit: int) -> bool:
-        """Let in who waits, while fewer than ``limit`` are open, since the limit may have grown; whether
-        there was somebody."""
-        called = [self._call_next(place) for _ in range(limit - self._open.get(place, 0))]
+        """Let in who waits, as far as connections are idle or fewer than ``limit`` are open, since the limit
+        may have grown; whether there was somebody."""
+        if place not in self._waiting:
+            return False
+        idle = sum(1 for of in self._sites.values() if of == place)
+        spare = idle + limit - self._open.get(place, 0) - self._called.get(place, 0)
+        called = [self._call_next(place) for _ in range(spare)]
         return any(called)
 
     def trim(self, place: Place, keep: int) -> None:
@@ -159,11 +177,24 @@ class Pool:
         if self._on_change is not None:
             self._on_change(*place, count)
 
+    def _awaited(self, place: Place) -> bool:
+        """Whether somebody waits for a connection, or was called and has not taken it yet."""
+        return bool(self._called.get(place)) or any(
+            not turn.done() for _, turn in self._waiting.get(place, ())
+        )
+
+    def _looks(self, place: Place) -> None:
+        """Somebody who was called."""
+        self._called[place] -= 1
+        if not self._called[place]:
+            del self._called[place]
+
     def _call_next(self, place: Place) -> bool:
         waiting = self._waiting.get(place)
         while waiting:
-            turn = waiting.popleft()
+            _, turn = waiting.pop(0)
             if not turn.done():
+                self._called[place] += 1
                 turn.set_result(None)
                 return True
         self._waiting.pop(place, None)

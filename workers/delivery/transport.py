@@ -243,23 +243,29 @@ class Transport:
         return None
 
     async def _enter(self, work: Assignment, key: Dial) -> Connection | None:
-        """A place for this work: of the idle connection it comes with, or to dial. The first lane waits
-        for one as long as the work may, further ones not at all."""
-        enter = self._pool.enter(work.place, lambda: self._limit(work), key)
+        """A place for this work: of the idle connection it comes with, or to dial. The last lane waits for
+        one as long as the work may, further ones not at all."""
         if work.patience is None:
-            return await enter
-        try:
-            if work.lanes > 1:
+            return await self._place(work, key)
+        if work.lanes > 1:
+            try:
                 async with asyncio.timeout(0):
-                    return await enter
+                    return await self._place(work, key)
+            except TimeoutError:
+                if work.lanes > 1:
+                    raise _LaneEnds from None
+        try:
             with work.patience.waiting():
                 async with asyncio.timeout(work.patience.left):
-                    return await enter
+                    return await self._place(work, key)
         except TimeoutError:
             if work.lanes <= 1:
                 work.owner.crowded(list(work.queue))
                 work.queue.clear()
             raise _LaneEnds from None
+
+    async def _place(self, work: Assignment, key: Dial) -> Connection | None:
+        return await self._pool.enter(work.place, lambda: self._limit(work), key)
 
     @staticmethod
     async def _may_dial(work: Assignment) -> None:

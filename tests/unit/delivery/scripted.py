@@ -7,7 +7,7 @@ import socket
 import ssl
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
@@ -52,13 +52,15 @@ class Mail:
 
 @dataclass
 class Scripted:
-    """``answers`` per stage: one for all times, or a list used up one by one, its last for ever."""
+    """``answers`` per stage: one for all times, or a list used up one by one, its last for ever.
+    ``before_dot`` is awaited, with the count of mails so far, before a mail is answered."""
 
     answers: dict[str, Answer | list[Answer]] = field(default_factory=dict)
     tls: ssl.SSLContext | None = None
     implicit_tls: bool = False
     bind: str = "127.0.0.1"
     port: int = 0
+    before_dot: Callable[[int], Awaitable[None]] | None = None
     mails: list[Mail] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     connections: int = 0
@@ -190,6 +192,8 @@ class _Session:
         mail = Mail(self.mail_from, self.rcpt, data, self.number, by)
         if data:
             self.server.mails.append(mail)
+        if self.server.before_dot is not None:
+            await self.server.before_dot(len(self.server.mails))
         await self._say("dot")
 
     async def _say(self, stage: str) -> str:

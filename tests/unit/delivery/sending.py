@@ -12,6 +12,7 @@ from tests.unit.delivery.scripted import Act, Answer
 from workers.delivery.owner import PlainOwner
 from workers.delivery.transport import Transport
 from workers.delivery.types import Destination, Envelope, Hop, Result
+from workers.patience import Patience
 
 BODY = b"From: a@s.test\r\nTo: b@d.test\r\nSubject: hello\r\n\r\nhello\r\n"
 PATIENCE = 60.0
@@ -89,6 +90,7 @@ class Sender:
         before_body: Callable[[Envelope], Awaitable[bool]] = yes,
         still: Callable[[Envelope], bool] | None = None,
         source: Source | None = None,
+        patience: Patience | None = None,
     ) -> list[Result]:
         hosts = (hop(hops),) if isinstance(hops, int) else tuple(hops)
         results: list[Result] = []
@@ -100,6 +102,7 @@ class Sender:
             tls=tls,
             owner=PlainOwner(results.append, before_body, still),
             max_connections=connections,
+            patience=patience,
         )
         ids = [result.job_id for result in results]
         assert len(ids) == len(set(ids)), "an envelope got two results"
