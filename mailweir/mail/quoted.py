@@ -64,8 +64,14 @@ _OWN_WORDS = re.compile(
     r"^\s*delivery temporarily suspended:|, ?relay ?= ?\[[^\]]{0,60}\]|/?\bgiving up on [\d.:a-f]+\W*$",
     re.IGNORECASE,
 )
-# Exim's, behind the last reply; alone behind an address they are all there is
+# Exim's, behind the last reply; where no reply stands before them they are all there is
 _GAVE_UP = re.compile(r": ?retry time(?:out)? (?:exceeded|not reached)[^;]{0,80}$", re.IGNORECASE)
+_NO_REPLY = re.compile(
+    r"\S{1,200}@\S{1,200}|\b[rt]=\w+|\bhost \S{1,200}(?: \[[^\]]{0,60}\])?|"
+    r"\b\w{6}-\w{6,11}-\w{2,4}\b",  # Exim's id of a message
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"[^\W\d_]{2}")
 _OWN_SIGNS = (
     "in re", " said:", "smtp error", "was:", "command failed", "smtp code:", "proto=", "attempts:",
     '":', " t=", "suspended:", "relay", "giving up",
@@ -100,8 +106,8 @@ def without_own_words(text: str) -> str:
     if any(sign in low for sign in _OWN_SIGNS):
         text = _OWN_WORDS.sub(" ", text)
     if "retry time" in low and (found := _GAVE_UP.search(text)):
-        before = text[: found.start()].strip()
-        text = before if " " in before else text
+        before = text[: found.start()]
+        text = before if _WORD.search(_NO_REPLY.sub(" ", before)) else found[0]
     return _PATH.sub(" ", text) if "/" in text else text
 
 

@@ -61,13 +61,14 @@ async def test_messages_per_connection_and_connections_are_limits() -> None:
 
 
 async def test_of_connections_used_up_at_once_one_waits_for_a_new_one() -> None:
-    """None is sent back for want of a connection while there is patience left, and nobody else."""
+    """None is sent back for want of a connection while there is patience left."""
     provider = Provider("p", connections=2, per_connection=1)
     both = asyncio.Barrier(2)
 
     async def together(count: int) -> None:
         if count <= 2:
-            await both.wait()
+            async with asyncio.timeout(PATIENCE):
+                await both.wait()
 
     async with Scripted(before_dot=together) as server, Sender(provider=provider) as sender:
         results = await sender.send(
@@ -75,6 +76,18 @@ async def test_of_connections_used_up_at_once_one_waits_for_a_new_one() -> None:
         )
         assert server.connections == 12
     assert sum(r.accepted for r in results) == 12
+
+
+async def test_a_dead_host_costs_no_place_among_those_who_wait() -> None:
+    provider = Provider("p", connections=1, idle=0.0)
+    async with Scripted() as closed:
+        dead = hop(closed.port, "mx1.d.test")
+    async with Scripted() as server, Sender(provider=provider) as sender:
+        first, second = await asyncio.gather(
+            sender.send([dead, hop(server.port)], [mail(1)]), sender.send(server.port, [mail(2)])
+        )
+    assert [result.accepted for result in first + second] == [True, True]
+    assert [got.rcpt for got in server.mails] == ["user1@d.test", "user2@d.test"]
 
 
 async def test_idle_connections_are_closed() -> None:

@@ -122,7 +122,7 @@ class Transport:
         """Further connections worth using now: idle ones, or new ones with enough mails to carry. Where all
         are at work for others there is none; it is asked again as mails end."""
         limit, left = self._limit(work), len(work.queue) - 1
-        if self._pool.call(work.place, limit):
+        if self._pool.call(work.place):
             return 0  # others have waited for them
         idle, new = self._pool.free(work.place, limit, key)
         worth = left // MAILS_PER_OPENING - work.lanes + 1
@@ -135,16 +135,17 @@ class Transport:
         nobody, at_once = PlainOwner(lambda _: None), Patience(0.0)
         work = Assignment(source, destination, (), provider, TlsMode(tls), nobody, False, at_once)
         opened: list[tuple[Dial, Connection]] = []
-        for _ in range(min(count, self._limit(work))):
-            try:
+        try:
+            while len(opened) < min(count, self._limit(work)):
                 found = await self._connect(work)
-            except _LaneEnds:
-                break  # mails took the places meanwhile
-            if found is None:
-                break
-            opened.append(found)
-        for key, connection in opened:
-            self._pool.put(work.place, key, connection, provider.idle)
+                if found is None:
+                    break
+                opened.append(found)
+        except _LaneEnds:
+            pass  # mails took the places meanwhile
+        finally:
+            for key, connection in opened:
+                self._pool.put(work.place, key, connection, provider.idle)
         return len(opened)
 
     def open_connections(self) -> dict[tuple[str, str], int]:
@@ -155,8 +156,6 @@ class Transport:
         """Close idle connections of a source to a site until at most ``keep`` are open; where fewer may
         be, who waits for one is let in."""
         self._pool.trim((source, site), keep)
-        if self._allowed is not None:
-            self._pool.call((source, site), self._allowed(source, site))
 
     async def close(self) -> None:
         """QUIT and close every idle connection."""
@@ -222,29 +221,34 @@ class Transport:
 
     async def _connect(self, work: Assignment) -> tuple[Dial, Connection] | None:
         """A connection to the best host that is not dead: an idle one or a new one."""
-        for hop in work.hops:
-            if hop in work.dead or work.login_failed is not None:
-                continue
-            key = self._dial_for(work, hop)
-            kept = await self._enter(work, key)
-            if kept is not None:
-                return key, kept
-            try:
-                await self._may_dial(work)
-                return key, await self._dial(key)
-            except ConnectFailed as failed:
+        held = False  # a place to dial in: kept from host to host, or others would come between
+        try:
+            for hop in work.hops:
+                if hop in work.dead or work.login_failed is not None:
+                    continue
+                key = self._dial_for(work, hop)
+                kept = self._pool.take(work.place, key) if held else await self._enter(work, key)
+                if kept is not None:
+                    return key, kept
+                held = True
+                try:
+                    await self._may_dial(work)
+                    opened = await self._dial(key)
+                except ConnectFailed as failed:
+                    work.dead[hop] = failed
+                    if failed.stage == "auth":
+                        work.login_failed = failed  # the same login fails at every host
+                else:
+                    held = False  # it is the connection's
+                    return key, opened
+            return None
+        finally:
+            if held:
                 self._pool.leave(work.place)
-                work.dead[hop] = failed
-                if failed.stage == "auth":
-                    work.login_failed = failed  # the same login fails at every host
-            except BaseException:
-                self._pool.leave(work.place)
-                raise
-        return None
 
     async def _enter(self, work: Assignment, key: Dial) -> Connection | None:
-        """A place for this work: of the idle connection it comes with, or to dial. The last lane waits for
-        one as long as the work may, further ones not at all."""
+        """A place for this work: of the idle connection it comes with, or to dial. Where the work's patience
+        has an end, the last lane waits as long as that, further ones not at all."""
         if work.patience is None:
             return await self._place(work, key)
         if work.lanes > 1:
@@ -252,16 +256,16 @@ class Transport:
                 async with asyncio.timeout(0):
                     return await self._place(work, key)
             except TimeoutError:
-                if work.lanes > 1:
+                # where the others ended in the same turn this is the last lane, and their mail its own
+                if work.lanes > 1 or not work.queue:
                     raise _LaneEnds from None
         try:
             with work.patience.waiting():
                 async with asyncio.timeout(work.patience.left):
                     return await self._place(work, key)
         except TimeoutError:
-            if work.lanes <= 1:
-                work.owner.crowded(list(work.queue))
-                work.queue.clear()
+            work.owner.crowded(list(work.queue))
+            work.queue.clear()
             raise _LaneEnds from None
 
     async def _place(self, work: Assignment, key: Dial) -> Connection | None:
