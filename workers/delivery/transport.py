@@ -122,9 +122,9 @@ class Transport:
         """Further connections worth using now: idle ones, or new ones with enough mails to carry. Where all
         are at work for others there is none; it is asked again as mails end."""
         limit, left = self._limit(work), len(work.queue) - 1
-        if self._pool.call(work.place):
-            return 0  # others have waited for them
         idle, new = self._pool.free(work.place, limit, key)
+        if not (idle or new) or self._pool.call(work.place):
+            return 0  # none, or others have waited for them
         worth = left // MAILS_PER_OPENING - work.lanes + 1
         return min(max(min(idle, left), min(idle + new, worth)), min(most, limit) - work.lanes)
 
