@@ -11,7 +11,7 @@ import asyncio
 import itertools
 from bisect import insort
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from workers.delivery.connection import Connection, Dial
@@ -54,7 +54,7 @@ class Pool:
 
     def take(self, place: Place, dial: Dial) -> Connection | None:
         """An idle connection, ready for a mail; its place stays taken."""
-        while kept := self._idle.get(place, {}).get(dial):
+        while kept := self._kept(place, dial):
             connection = kept[-1]
             self._forget(place, dial, connection)
             if connection.protocol.clean:
@@ -66,8 +66,7 @@ class Pool:
         """Connections for a dial that nobody was called to: idle ones, and those that may be opened."""
         if self._called.get(place):
             return 0, 0
-        idle = len(self._idle.get(place, {}).get(dial, ()))
-        return idle, max(0, limit - self._open.get(place, 0))
+        return len(self._kept(place, dial)), max(0, limit - self._open.get(place, 0))
 
     async def enter(self, place: Place, limit: Callable[[], int], dial: Dial) -> Connection | None:
         """An idle connection for ``dial``, or None and a place for one about to be opened. Waits where
@@ -167,8 +166,12 @@ class Pool:
 
     def _there_is_for(self, place: Place, turn: _Turn) -> int:
         """How much :meth:`_find` can find for it."""
-        same = len(self._idle.get(place, {}).get(turn.dial, ()))
+        same = len(self._kept(place, turn.dial))
         return max(same, self._idle_ones(place) + turn.limit() - self._open.get(place, 0))
+
+    def _kept(self, place: Place, dial: Dial) -> Sequence[Connection]:
+        """The idle ones of a dial."""
+        return self._idle.get(place, {}).get(dial, ())
 
     def _idle_ones(self, place: Place) -> int:
         return sum(len(kept) for kept in self._idle.get(place, {}).values())
@@ -192,8 +195,7 @@ class Pool:
             self.leave(place)
 
     def _expire(self, place: Place, dial: Dial, connection: Connection) -> None:
-        kept = self._idle.get(place, {}).get(dial, ())
-        if any(other is connection for other in kept):
+        if any(other is connection for other in self._kept(place, dial)):
             self._forget(place, dial, connection)
             self.discard(place, connection)
 

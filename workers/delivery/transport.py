@@ -250,11 +250,11 @@ class Transport:
         """A place for this work: of the idle connection it comes with, or to dial. Where the work's patience
         has an end, the last lane waits as long as that, further ones not at all."""
         if work.patience is None:
-            return await self._place(work, key)
+            return await self._wait_for_place(work, key)
         if work.lanes > 1:
             try:
                 async with asyncio.timeout(0):
-                    return await self._place(work, key)
+                    return await self._wait_for_place(work, key)
             except TimeoutError:
                 # where the others ended in the same turn this is the last lane, and their mail its own
                 if work.lanes > 1 or not work.queue:
@@ -262,13 +262,13 @@ class Transport:
         try:
             with work.patience.waiting():
                 async with asyncio.timeout(work.patience.left):
-                    return await self._place(work, key)
+                    return await self._wait_for_place(work, key)
         except TimeoutError:
             work.owner.crowded(list(work.queue))
             work.queue.clear()
             raise _LaneEnds from None
 
-    async def _place(self, work: Assignment, key: Dial) -> Connection | None:
+    async def _wait_for_place(self, work: Assignment, key: Dial) -> Connection | None:
         return await self._pool.enter(work.place, lambda: self._limit(work), key)
 
     @staticmethod
