@@ -130,8 +130,9 @@ def stack(
     mx_map: Mapping[str, str] | None = None,
     later: bool = False,
 ) -> Iterator[Stack]:
-    """Everything but the accept process; ``on``: ``embedded`` or ``postgresql``. ``later``: nothing is started
-    before :attr:`Stack.begin` is called, so that a backlog can be accepted."""
+    """Everything but the accept process; ``on``: ``embedded``, ``postgresql``, or ``postgresql-files`` with
+    bodies in a folder beside it. ``later``: nothing is started before :attr:`Stack.begin` is called, so that a
+    backlog can be accepted."""
     with ExitStack() as exits:
         env = {k: v for k, v in os.environ.items() if not k.startswith("MAILWEIR_")}
         env |= {
@@ -146,7 +147,9 @@ def stack(
             ),
         }
         extra = {}
-        if on == "postgresql":
+        if on == "postgresql-files":
+            env["MAILWEIR_DATABASE__BODIES"] = str(folder / "bodies")
+        if on != "embedded":
             server = exits.enter_context(postgres())
             env["MAILWEIR_DATABASE__URL"] = server.url
             extra["postgresql"] = server.pid

@@ -15,6 +15,7 @@ from mailweir.spool.store import Spool
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY = 0.5  # real seconds between two looks whether to stop
+SWEEP_EVERY = 600.0  # real seconds between two looks for body files nobody needs
 
 
 class Housekeeper:
@@ -27,11 +28,14 @@ class Housekeeper:
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Prune every ``spool.prune_every`` real seconds until ``stop()``."""
-        due = time.monotonic() + self._settings.prune_every
+        due = sweep = time.monotonic() + self._settings.prune_every
         while not stop():
             if time.monotonic() >= due:
                 if not self.turn():
                     due = time.monotonic() + self._settings.prune_every
+                if time.monotonic() >= sweep:
+                    sweep = time.monotonic() + SWEEP_EVERY
+                    self.sweep()
             else:
                 time.sleep(LOOK_EVERY)
 
@@ -44,4 +48,12 @@ class Housekeeper:
             )
         except DatabaseUnavailable as error:
             log.warning("pruning waits for the database", why=str(error))
+            return 0
+
+    def sweep(self) -> int:
+        """Delete the body files no row names; how many."""
+        try:
+            return self._spool.sweep_bodies()
+        except DatabaseUnavailable as error:
+            log.warning("body files are not swept", why=str(error))
             return 0

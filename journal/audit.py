@@ -14,6 +14,7 @@ from journal.records import PREFIX, TABLES, by_ids
 from mailweir.contracts.ids import format_id, new_id
 from mailweir.contracts.job import Accepted
 from mailweir.contracts.lifecycle import FINAL
+from mailweir.plumbing.bodies import Place
 from mailweir.plumbing.database import Database
 from mailweir.spool.schema import contents, feedback, jobs, journal, messages, positions
 
@@ -180,7 +181,9 @@ def erase(database: Database, recipient_key: str) -> int:
     """Remove a recipient (canonical address) from jobs, content only it had, and feedback; how many jobs.
 
     Decisions, attempts and the chain stay: they hold ids, no address. The suppression list keeps its entry:
-    without it the next import would mail the person again. Raises :class:`StillLive`."""
+    without it the next import would mail the person again. A body in a file is overwritten where a row names
+    it; one that was pruned before goes with its file. Raises :class:`StillLive`, and ``DatabaseUnavailable``
+    where a file of theirs cannot be reached."""
     nobody = f"erased-{secrets.token_hex(8)}@erased.invalid"
     with database.write() as conn:
         live = conn.execute(
@@ -196,7 +199,12 @@ def erase(database: Database, recipient_key: str) -> int:
             .where(jobs.c.content_id == contents.c.id, jobs.c.recipient_key != recipient_key)
             .exists()
         )
-        conn.execute(delete(contents).where(contents.c.id.in_(theirs), ~another))
+        gone = delete(contents).where(contents.c.id.in_(theirs), ~another)
+        where = (contents.c.body_file, contents.c.body_at, contents.c.body_size)
+        places = [Place(*row) for row in conn.execute(gone.returning(*where)) if row[0] is not None]
+        if places:
+            with database.body_files() as files:
+                files.erase(places)
         _erase_answers(conn, recipient_key, nobody)
         conn.execute(
             update(feedback)

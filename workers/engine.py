@@ -51,6 +51,8 @@ from workers.writer import Writer
 
 log = structlog.get_logger(__name__)
 
+READ_AGAIN = 2.0
+"""Policy seconds until a chunk that could not be read is routed again: what failed is not mended at once."""
 CHUNKS = Counter("mailweir_chunks_total", "Chunks, by what became of them.", ["what"])
 
 
@@ -145,7 +147,9 @@ class Engine:
             await self._unread(chunk, "the worker stopped before it read it")
             raise
         except (DatabaseUnavailable, NoPolicy) as error:
-            await self._unread(chunk, f"the worker could not read it: {type(error).__name__}")
+            log.warning("chunk not readable", chunk=chunk.id, error=str(error))
+            why = f"the worker could not read it: {type(error).__name__}"
+            await self._unread(chunk, why, wait=READ_AGAIN)
             return
         if loaded is None or not loaded.works:
             CHUNKS.labels("empty").inc()
@@ -178,13 +182,13 @@ class Engine:
             run.stopped = True
 
     # --- steps ------------------------------------------------------------------------------
-    async def _unread(self, chunk: Chunk, why: str) -> None:
-        """A chunk that was taken and could not be read goes back whole."""
+    async def _unread(self, chunk: Chunk, why: str, wait: float = 0.0) -> None:
+        """A chunk that was taken and could not be read goes back whole, for ``wait`` policy seconds."""
         log.warning("chunk not read", chunk=chunk.id, why=why)
         CHUNKS.labels("not_read").inc()
-        now = self.parts.clock.now()
+        due = self.parts.clock.now() + wait
         for job_id in chunk.jobs:
-            back = Outcome(job_id, chunk.id, State.DUE, now, why)
+            back = Outcome(job_id, chunk.id, State.DUE, due, why)
             self.parts.writer.put(back, chunk.bucket, chunk.queue)
         await asyncio.shield(self.parts.writer.close_chunk(chunk.id))
 

@@ -23,7 +23,7 @@ class Composer:
         self._keyring = keyring
         self._verp_key = verp_key
 
-    def chunk(self, contents: dict[int, Content], policy: Policy) -> Composing:
+    def chunk(self, contents: dict[int, Content | None], policy: Policy) -> Composing:
         """What composes the jobs of one chunk."""
         return Composing(self._keyring, self._verp_key, contents, policy)
 
@@ -32,7 +32,7 @@ class Composing:
     """One chunk's jobs, by one thread: each domain's keys are asked for once."""
 
     def __init__(
-        self, keyring: Keyring, verp_key: bytes, contents: dict[int, Content], policy: Policy
+        self, keyring: Keyring, verp_key: bytes, contents: dict[int, Content | None], policy: Policy
     ) -> None:
         self._keyring = keyring
         self._verp_key = verp_key
@@ -54,9 +54,11 @@ class Composing:
         if known is not None and known.bounce_domain and job.mail_from:
             # by the time of accept, so that every attempt names the same return path
             mail_from = verp.make(job.id, self._verp_key, known.bounce_domain, job.accepted_at)
-        content = self._contents.get(work.content_id)
-        if content is None:
+        if work.content_id not in self._contents:
             raise ValueError(f"content {work.content_id} of the job is gone")
+        content = self._contents[work.content_id]
+        if content is None:
+            raise NotReady("its body is in a file that is not there: see database.bodies")
         return compose(job, content, signers, mail_from=mail_from)
 
     def _of(self, domain: SendingDomain) -> tuple[Signer, ...]:

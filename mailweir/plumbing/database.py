@@ -29,12 +29,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
+from mailweir.plumbing.bodies import BodyFiles
 from mailweir.plumbing.locks import FileLock
 from mailweir.plumbing.settings import DatabaseSettings, Settings
 from mailweir.plumbing.wal import AUTOCHECKPOINT, Wal
 
 _MIGRATION_LOCK = 0x6D77_5350  # pg_advisory_xact_lock: only one process migrates
-_PAGE_SIZE = 8192  # bytes: a 10 KiB body needs one overflow page less than with 4,096
+_PAGE_SIZE = 4096  # bytes: a commit changes about one page a job in the index of recipients
 
 
 class DatabaseUnavailable(Exception):
@@ -68,13 +69,19 @@ class Database:
         self._wal: Wal | None = None
         self._turnstile: FileLock | None = None
         self._patient: FileLock | None = None  # the turnstile, once this process gives way
+        folder = settings.bodies
         if self.dialect_name == "sqlite":
             self._writer, self._reader = self._open_sqlite(parsed, settings)
+            folder = folder or Path(f"{parsed.database}-bodies")
         elif self.dialect_name == "postgresql":
             self._writer, self._reader = _open_postgresql(parsed, settings)
         else:
             raise ValueError(f"database.url: {self.dialect_name} is not sqlite or postgresql")
         self.url = parsed.render_as_string(hide_password=True)
+        self.bodies: BodyFiles | None = None
+        if folder is not None:
+            self.bodies = BodyFiles(folder, limit=settings.bodies_file)
+        self.bodies_from = settings.bodies_from
         _after_fork(self)
 
     def _open_sqlite(self, url: URL, settings: DatabaseSettings) -> tuple[Engine, Engine]:
@@ -140,20 +147,33 @@ class Database:
         value = conn.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())::float8")
         return float(value.scalar_one())
 
+    @contextmanager
+    def body_files(self) -> Iterator[BodyFiles]:
+        """The files that rows name. Raises :class:`DatabaseUnavailable` for their errors, and where this
+        process was told of no folder."""
+        if self.bodies is None:
+            raise DatabaseUnavailable(
+                "bodies are in files: set database.bodies as the doors have it"
+            )
+        try:
+            yield self.bodies
+        except OSError as error:
+            raise DatabaseUnavailable(f"{self.bodies.folder}: {error.strerror or error}") from None
+
     def close(self) -> None:
         """Close every idle connection."""
         self._writer.dispose()
         self._reader.dispose()
-        for lock in (self._lock, self._turnstile, self._wal):
-            if lock is not None:
-                lock.close()
+        for files in (self._lock, self._turnstile, self._wal, self.bodies):
+            if files is not None:
+                files.close()
 
     def _forked(self) -> None:
         self._writer.dispose(close=False)
         self._reader.dispose(close=False)
-        for lock in (self._lock, self._turnstile, self._wal):
-            if lock is not None:
-                lock.forget()
+        for files in (self._lock, self._turnstile, self._wal, self.bodies):
+            if files is not None:
+                files.forget()
 
     @contextmanager
     def _typed_errors(self) -> Iterator[None]:

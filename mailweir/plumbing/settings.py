@@ -10,7 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -59,6 +67,24 @@ class DatabaseSettings(Section):
     busy_timeout: float = Field(15.0, gt=0, description="Seconds to wait for SQLite's write lock.")
     synchronous: Literal["FULL", "NORMAL"] = Field(
         "FULL", description="SQLite's synchronous pragma; FULL makes every accept durable."
+    )
+    bodies: Path | None = Field(
+        None,
+        description="Folder for the bodies of large commits, the same for all processes; default: SQLite's file name with -bodies, on PostgreSQL none (bodies are in the database).",
+    )
+
+    @field_validator("bodies", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return value or None  # an empty path would be the current directory
+
+    bodies_from: int = Field(
+        65_536,
+        ge=0,
+        description="Bytes of bodies in one commit from which on they go to that folder, not into the database.",
+    )
+    bodies_file: int = Field(
+        64 * 1024 * 1024, ge=1, description="Bytes after which a file of that folder ends."
     )
 
 

@@ -22,13 +22,13 @@ from sqlalchemy.engine.interfaces import DBAPICursor
 
 from mailweir.plumbing.locks import FileLock
 
-AUTOCHECKPOINT = 40_000
+AUTOCHECKPOINT = 80_000
 """Pages of the log after which SQLite copies it back inside a commit: where nobody tidied."""
 TIDY_EVERY = 0.5
 """Real seconds between two checkpoints by processes that are asked to tidy."""
 OTHERS_EVERY = 3.0
 """Real seconds for the others: they have no time to lose, but must not be left alone with it."""
-WORTH = 1000
+WORTH = 2000
 """Pages of a log worth beginning anew."""
 
 

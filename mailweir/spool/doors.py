@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import msgspec
@@ -25,6 +26,10 @@ _LIMITS = {"tenant": 64, "idempotency_key": 256, "campaign": 128}
 _ADDRESS_LIMIT = 320
 _LARGE = 65_536
 """Bytes of content from which on a plan for just these values is worth avoiding."""
+
+
+_IN_THE_ROW = (None, None, None)
+"""The place of a body that is in no file."""
 
 
 class Doors(Room):
@@ -52,11 +57,30 @@ class Doors(Room):
         keyed = _first_by_key(m.message for m in rows.values())
         if rows:
             todo = list(rows.values())
-            told = self._write(lambda _, cursor: self._accept(cursor, todo, keyed, now))
+            with self._bodies_in_files(todo):
+                told = self._write(lambda _, cursor: self._accept(cursor, todo, keyed, now))
             for index, message in enumerate(messages):
                 if answers[index] is None:
                     answers[index] = told[message.id]
         return [answer for answer in answers if answer is not None]
+
+    @contextmanager
+    def _bodies_in_files(self, todo: list[_Rows]) -> Iterator[None]:
+        """Before the transaction: the write lock is short, and no row names a body that is not there."""
+        contents = {r.content[0]: r.content for r in todo}
+        size = sum(len(content[2]) for content in contents.values())
+        if self.database.bodies is None or size < max(1, self.database.bodies_from):
+            yield
+            return
+        bodies = [content[2] for content in contents.values()]
+        with ExitStack() as held:
+            with self.database.body_files() as files:
+                places = held.enter_context(files.adding(bodies))
+            placed = dict(zip(contents, places, strict=True))
+            for r in todo:
+                number, kind, _, *rest = r.content[:5]
+                r.content = (number, kind, b"", *rest, *placed[number])
+            yield
 
     def _accept(
         self, cursor: DBAPICursor, todo: list[_Rows], keyed: dict[_Key, int], now: float
@@ -169,7 +193,14 @@ class _Rows:
         answer = json_of(self.accepted) if m.idempotency_key is not None else ""
         self.row = (m.id, m.tenant, m.idempotency_key, m.request_hash, answer, now)
         content = m.content
-        self.content = (content.id, content.kind.value, content.body, content.sha256, now)
+        self.content: tuple[Any, ...] = (
+            content.id,
+            content.kind.value,
+            content.body,
+            content.sha256,
+            now,
+            *_IN_THE_ROW,
+        )
         size = len(content.body)
         meta = json_of(m.meta)
         bucket = m.bucket.value

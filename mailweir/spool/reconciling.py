@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -172,6 +173,17 @@ class Reconciling(Room):
             real = self.database.now_real(conn)
         chunks = [r[0] for r in self._read(sql.CHUNKS_OUTLIVED, (real - KEEP_CHUNKS, limit))]
         return deleted + self._drop(sql.CHUNKS_DROP, chunks)
+
+    def sweep_bodies(self) -> int:
+        """Delete body files that no row names any more; how many. Raises :class:`DatabaseUnavailable`, also
+        where rows name files and this process was told of no folder."""
+        if self.database.bodies is None and not self._read(sql.BODIES_IN_FILES, ()):
+            return 0
+        with self.database.body_files() as files:
+            return files.sweep(self._named, time.time())
+
+    def _named(self, file: int) -> bool:
+        return bool(self._read(sql.BODIES_NAMED, (file,)))
 
     def _drop_jobs(self, jobs: list[tuple[Any, ...]], deadline: float, now: float) -> int:
         ids = self._ids(r[0] for r in jobs)

@@ -48,8 +48,19 @@ contents = Table(
     Column("body", LargeBinary, nullable=False),  # PostgreSQL: STORAGE EXTERNAL (migration)
     Column("sha256", LargeBinary, nullable=False),
     Column("created_at", Float, nullable=False),
+    # where the body is when it is in a file (mailweir.plumbing.bodies); then ``body`` is empty
+    Column("body_file", BigInteger),
+    Column("body_at", BigInteger),
+    Column("body_size", BigInteger),
 )
 Index("contents_created", contents.c.created_at)
+# a file may go when no row names it
+Index(
+    "contents_file",
+    contents.c.body_file,
+    sqlite_where=contents.c.body_file.is_not(None),
+    postgresql_where=contents.c.body_file.is_not(None),
+)
 
 # writer: doors, through accept. One row per accepted call.
 messages = Table(

@@ -120,7 +120,16 @@ MESSAGES_ADD = _insert(
 )
 CONTENTS_ADD = _insert(
     "contents",
-    {"id": "bigint", "kind": "text", "body": "bytea", "sha256": "bytea", "created_at": "float8"},
+    {
+        "id": "bigint",
+        "kind": "text",
+        "body": "bytea",
+        "sha256": "bytea",
+        "created_at": "float8",
+        "body_file": "bigint",
+        "body_at": "bigint",
+        "body_size": "bigint",
+    },
     tail="ON CONFLICT (id) DO NOTHING",  # several calls may share one content
 )
 # PostgreSQL: a plan for these very values copies all of them several times, 25 of 65 us a body of 10 KiB.
@@ -282,7 +291,9 @@ CHUNKS_DONE = _both(
     # a chunk that still holds a job stays open, so that its lease frees the job
     "AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.chunk_id = chunks.id)"
 )
-CONTENTS = _both("SELECT id, kind, body, sha256 FROM contents WHERE id {ids}")
+CONTENTS = _both(
+    "SELECT id, kind, body, sha256, body_file, body_at, body_size FROM contents WHERE id {ids}"
+)
 RENEW = _both(
     "UPDATE chunks SET lease_real = ? WHERE id {ids} AND worker = ? AND done_real IS NULL "
     "RETURNING id"
@@ -480,5 +491,7 @@ CONTENTS_OUTLIVED = _both(
     "AND (j.ended_at IS NULL OR j.ended_at >= ?)) ORDER BY c.created_at LIMIT ?"
 )
 CONTENTS_DROP = _both("DELETE FROM contents WHERE id {ids}")
+BODIES_IN_FILES = _both("SELECT 1 FROM contents WHERE body_file IS NOT NULL LIMIT 1")
+BODIES_NAMED = _both("SELECT 1 FROM contents WHERE body_file = ? LIMIT 1")
 CHUNKS_OUTLIVED = _both("SELECT id FROM chunks WHERE done_real < ? LIMIT ?")
 CHUNKS_DROP = _both("DELETE FROM chunks WHERE id {ids}")

@@ -12,6 +12,7 @@ from sqlalchemy.engine.interfaces import DBAPICursor
 from mailweir.contracts.job import Content, ContentKind
 from mailweir.contracts.lifecycle import State, check_move
 from mailweir.contracts.route import Chunk, Orders
+from mailweir.plumbing.bodies import Place
 from mailweir.spool import statements as sql
 from mailweir.spool.base import Room
 from mailweir.spool.records import Outcome, Work, check_due
@@ -107,10 +108,20 @@ class Working(Room):
         }
         return [taken[i] for i in chunk.jobs if i in taken]
 
-    def contents(self, ids: Sequence[int]) -> dict[int, Content]:
-        """Contents by id; a pruned one is absent."""
+    def contents(self, ids: Sequence[int]) -> dict[int, Content | None]:
+        """Contents by id. A pruned one is absent; None is one whose body is in a file that is not there: on
+        a disk that is away, in a folder this process was not told of, or lost."""
         rows = self._read(sql.CONTENTS, [self._ids(set(ids))])
-        return {r[0]: Content(r[0], _KINDS[r[1]], r[2], r[3]) for r in rows}
+        places = {r[0]: Place(*r[4:7]) for r in rows if r[4] is not None}
+        bodies: dict[Place, bytes] = {}
+        if places and self.database.bodies is not None:
+            with self.database.body_files() as files:
+                bodies = files.read(places.values())
+        found: dict[int, Content | None] = {}
+        for r in rows:
+            body = r[2] if r[4] is None else bodies.get(places[r[0]])
+            found[r[0]] = None if body is None else Content(r[0], _KINDS[r[1]], body, r[3])
+        return found
 
     def renew(self, chunk_ids: Sequence[int], worker: str, lease: float) -> set[int]:
         """Prolong leases by ``lease`` real seconds from now; the chunks still ours."""

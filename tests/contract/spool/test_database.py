@@ -351,7 +351,7 @@ def test_a_full_disk_writes_nothing(database: Database, tmp_path: Path) -> None:
         conn.exec_driver_sql(f"PRAGMA max_page_count = {pages + 5}")
     spool = Spool(limited)
     with pytest.raises(DatabaseUnavailable, match="full"):
-        spool.accept([message("a@gmail.com", body=os.urandom(200_000))])
+        spool.accept([message("a@gmail.com", body=os.urandom(60_000))])
     assert spool.counts() == {}
     limited.close()
 

@@ -1,0 +1,36 @@
+"""The housekeeper: sweeps also while there is always something to prune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from console import housekeeping
+from console.housekeeping import Housekeeper
+from mailweir.plumbing.clock import REAL
+from mailweir.plumbing.database import Database
+from mailweir.plumbing.settings import SpoolSettings
+from mailweir.spool.store import Spool
+
+
+class Busy(Spool):
+    """Always has more to prune."""
+
+    pruned = swept = 0
+
+    def prune(self, now: float, keep_content: float, keep_jobs: float, limit: int) -> int:
+        self.pruned += 1
+        return limit
+
+    def sweep_bodies(self) -> int:
+        self.swept += 1
+        return 0
+
+
+def test_it_sweeps_while_it_prunes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(housekeeping, "LOOK_EVERY", 0.001)
+    spool = Busy(Database(f"sqlite:///{tmp_path / 'spool.db'}"))
+    settings = SpoolSettings.model_validate({"prune_every": 0.001})
+    Housekeeper(spool, REAL, settings).run(lambda: spool.pruned > 20)
+    assert spool.swept == 1, "once in ten minutes"
