@@ -44,7 +44,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("a", type=Path)
     parser.add_argument("b", type=Path)
-    parser.add_argument("--on", choices=("embedded", "postgresql"), default="embedded")
+    parser.add_argument(
+        "--on", choices=("embedded", "postgresql", "postgresql-tables"), default="embedded"
+    )
     parser.add_argument("--messages", type=int, default=15_000)
     parser.add_argument("--runs", type=int, default=4)
     args = parser.parse_args()

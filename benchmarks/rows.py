@@ -53,7 +53,7 @@ class Case:
     """A row of ours."""
 
     name: str
-    on: str  # embedded | postgresql | postgresql-files
+    on: str  # embedded | postgresql | postgresql-tables
     mode: str = "finished"  # of benchmarks.feed
     signed: bool = False
     tls: bool = False

@@ -130,9 +130,9 @@ def stack(
     mx_map: Mapping[str, str] | None = None,
     later: bool = False,
 ) -> Iterator[Stack]:
-    """Everything but the accept process; ``on``: ``embedded``, ``postgresql``, or ``postgresql-files`` with
-    bodies in a folder beside it. ``later``: nothing is started before :attr:`Stack.begin` is called, so that a
-    backlog can be accepted."""
+    """Everything but the accept process. ``on``: ``embedded``; ``postgresql`` with a folder for bodies beside
+    it, as one machine has it; ``postgresql-tables`` without, as several machines have it. ``later``: nothing is
+    started before :attr:`Stack.begin` is called, so that a backlog can be accepted."""
     with ExitStack() as exits:
         env = {k: v for k, v in os.environ.items() if not k.startswith("MAILWEIR_")}
         env |= {
@@ -147,7 +147,7 @@ def stack(
             ),
         }
         extra = {}
-        if on == "postgresql-files":
+        if on == "postgresql":
             env["MAILWEIR_DATABASE__BODIES"] = str(folder / "bodies")
         if on != "embedded":
             server = exits.enter_context(postgres())

@@ -29,7 +29,7 @@ from benchmarks.sinks import Missing
 CASES = (
     Case("unsigned-embedded", "embedded"),
     Case("unsigned-postgresql", "postgresql"),
-    Case("unsigned-postgresql-files", "postgresql-files"),
+    Case("unsigned-postgresql-tables", "postgresql-tables"),
     Case("signed-embedded", "embedded", "merged", signed=True),
     Case("signed-postgresql", "postgresql", "merged", signed=True),
     Case("starttls-embedded", "embedded", tls=True),
