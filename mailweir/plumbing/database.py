@@ -152,9 +152,7 @@ class Database:
         """The files that rows name. Raises :class:`DatabaseUnavailable` for their errors, and where this
         process was told of no folder."""
         if self.bodies is None:
-            raise DatabaseUnavailable(
-                "bodies are in files: set database.bodies as the doors have it"
-            )
+            raise DatabaseUnavailable("bodies are in files: set database.bodies as doors have it")
         try:
             yield self.bodies
         except OSError as error:
