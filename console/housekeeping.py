@@ -15,7 +15,6 @@ from mailweir.spool.store import Spool
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY = 0.5  # real seconds between two looks whether to stop
-SWEEP_EVERY = 600.0  # real seconds between two looks for body files nobody needs
 
 
 class Housekeeper:
@@ -27,14 +26,14 @@ class Housekeeper:
         self._settings = settings
 
     def run(self, stop: Callable[[], bool]) -> None:
-        """Prune every ``spool.prune_every`` real seconds until ``stop()``."""
+        """Prune every ``spool.prune_every`` and sweep every ``spool.sweep_every`` real seconds."""
         due = sweep = time.monotonic() + self._settings.prune_every
         while not stop():
             if time.monotonic() >= due:
                 if not self.turn():
                     due = time.monotonic() + self._settings.prune_every
                 if time.monotonic() >= sweep:
-                    sweep = time.monotonic() + SWEEP_EVERY
+                    sweep = time.monotonic() + self._settings.sweep_every
                     self.sweep()
             else:
                 time.sleep(LOOK_EVERY)

@@ -5,8 +5,8 @@ cost less (docs/decisions/0045-bodies.md). The database keeps where a body is. A
 the row that names it is committed; a body no row names is garbage, which goes with its file.
 
 A file has one process that writes it and holds it locked. After a size or an age the next body begins
-another one. A file is deleted when no row names it any more, nobody writes it and it was left alone for
-``LEFT_ALONE``.
+another one. A file is deleted when no row names it any more, nobody writes it and it was left alone for a
+while.
 """
 
 from __future__ import annotations
@@ -27,10 +27,6 @@ from typing import NamedTuple
 
 from mailweir.contracts.ids import new_id
 
-AGE = 3600.0
-"""Real seconds after which a process begins a new file, so that old ones can go."""
-LEFT_ALONE = 3600.0
-"""Real seconds without a write before a file no row names is deleted."""
 _ZEROS = bytes(65_536)
 _NAME = re.compile(r"[0-7][0-9a-f]{15}\.bodies")  # of a 63-bit number
 
@@ -59,10 +55,13 @@ class BodyFiles:
 
     Every operation may raise :class:`OSError`: the disk is full or fails, or the folder cannot be reached."""
 
-    def __init__(self, folder: Path, *, limit: int) -> None:
-        """A file takes about ``limit`` bytes."""
+    def __init__(self, folder: Path, *, limit: int, age: float, rest: float) -> None:
+        """A file takes about ``limit`` bytes, and nothing more ``age`` real seconds after it began, so that
+        it can go. One no row names goes ``rest`` real seconds after its last write."""
         self.folder = folder.absolute()
         self._limit = limit
+        self._age = age
+        self._rest = rest
         self._mutex = threading.Lock()
         self._current: _Open | None = None
         self._all: set[int] = set()
@@ -97,7 +96,7 @@ class BodyFiles:
     def _writable(self) -> _Open:
         file = self._current
         now = time.monotonic()
-        fits = file is not None and file.end < self._limit and now - file.began < AGE
+        fits = file is not None and file.end < self._limit and now - file.began < self._age
         if file is not None and fits and os.fstat(file.descriptor).st_nlink:
             return file
         self._retire()
@@ -153,7 +152,7 @@ class BodyFiles:
 
     def sweep(self, named: Callable[[int], bool], now: float) -> int:
         """Delete files that no row names (``named`` tells of a file's number), that nobody writes and that
-        were last written ``LEFT_ALONE`` before ``now`` (real Unix seconds); how many."""
+        have rested at ``now`` (real Unix seconds); how many."""
         return sum(self._sweep(number, named, now) for number in self._numbers())
 
     def _sweep(self, number: int, named: Callable[[int], bool], now: float) -> bool:
@@ -164,7 +163,7 @@ class BodyFiles:
         ):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # looked at under the lock: who held it may have written a moment ago
-            if os.fstat(descriptor).st_mtime < now - LEFT_ALONE and not named(number):
+            if os.fstat(descriptor).st_mtime < now - self._rest and not named(number):
                 self._path(number).unlink()
                 return True
         return False

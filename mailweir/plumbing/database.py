@@ -80,7 +80,12 @@ class Database:
         self.url = parsed.render_as_string(hide_password=True)
         self.bodies: BodyFiles | None = None
         if folder is not None:
-            self.bodies = BodyFiles(folder, limit=settings.bodies_file)
+            self.bodies = BodyFiles(
+                folder,
+                limit=settings.bodies_file,
+                age=settings.bodies_age,
+                rest=settings.bodies_rest,
+            )
         self.bodies_from = settings.bodies_from
         _after_fork(self)
 

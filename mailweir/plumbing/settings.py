@@ -86,6 +86,14 @@ class DatabaseSettings(Section):
     bodies_file: int = Field(
         64 * 1024 * 1024, ge=1, description="Bytes after which a file of that folder ends."
     )
+    bodies_age: float = Field(
+        3600.0, gt=0, description="Real seconds after which a file of that folder ends."
+    )
+    bodies_rest: float = Field(
+        3600.0,
+        ge=0,
+        description="Real seconds after the last write before a file of that folder that no row names is deleted.",
+    )
 
 
 class RedisSettings(Section):
@@ -468,6 +476,9 @@ class SpoolSettings(Section):
     )
     prune_every: float = Field(60.0, gt=0, description="Real seconds between two prunings.")
     prune_rows: int = Field(1000, ge=1, description="Rows one pruning step deletes.")
+    sweep_every: float = Field(
+        600.0, gt=0, description="Real seconds between two looks for body files no row names."
+    )
 
 
 class FlowerSettings(Section):

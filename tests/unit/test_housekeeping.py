@@ -28,9 +28,14 @@ class Busy(Spool):
         return 0
 
 
-def test_it_sweeps_while_it_prunes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("every", "times"), [pytest.param(600.0, 1, id="seldom"), pytest.param(1e-9, 20, id="often")]
+)
+def test_it_sweeps_while_it_prunes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: float, times: int
+) -> None:
     monkeypatch.setattr(housekeeping, "LOOK_EVERY", 0.001)
     spool = Busy(Database(f"sqlite:///{tmp_path / 'spool.db'}"))
-    settings = SpoolSettings.model_validate({"prune_every": 0.001})
-    Housekeeper(spool, REAL, settings).run(lambda: spool.pruned > 20)
-    assert spool.swept == 1, "once in ten minutes"
+    settings = SpoolSettings.model_validate({"prune_every": 0.001, "sweep_every": every})
+    Housekeeper(spool, REAL, settings).run(lambda: spool.pruned >= 20)
+    assert spool.swept == times

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from journal.audit import erase
-from mailweir.plumbing.bodies import LEFT_ALONE
 from mailweir.plumbing.database import Database, DatabaseUnavailable
 from mailweir.plumbing.settings import DatabaseSettings
 from mailweir.spool.store import Spool
@@ -73,7 +72,7 @@ def rows(spool: Spool, table: str) -> int:
 
 def age(folder: Path) -> None:
     """Make every file as old as a sweep wants it."""
-    then = time.time() - LEFT_ALONE - 1
+    then = time.time() - DatabaseSettings().bodies_rest - 1
     for path in folder.iterdir():
         os.utime(path, (then, then))
 

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailweir.plumbing import bodies
-from mailweir.plumbing.bodies import LEFT_ALONE, BodyFiles, Place
+from mailweir.plumbing.bodies import BodyFiles, Place
+
+REST = 3600.0
 
 
-def files(folder: Path, limit: int = 1 << 20) -> BodyFiles:
-    return BodyFiles(folder, limit=limit)
+def files(folder: Path, limit: int = 1 << 20, age: float = 3600.0) -> BodyFiles:
+    return BodyFiles(folder, limit=limit, age=age, rest=REST)
 
 
 def child_ends_with(work: Callable[[], bool]) -> int:
@@ -46,7 +47,7 @@ def nothing(_: int) -> bool:
 
 def later() -> float:
     """A time at which every file was left alone."""
-    return time.time() + LEFT_ALONE + 1
+    return time.time() + REST + 1
 
 
 @given(st.lists(st.lists(st.binary(max_size=300), max_size=5), max_size=8), st.integers(1, 900))
@@ -73,10 +74,13 @@ def test_threads_write_beside_each_other(tmp_path: Path) -> None:
 
 
 def test_an_old_file_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    of = files(tmp_path)
+    of = files(tmp_path, age=10.0)
+    now = 50.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     (first,) = add(of, b"one")
+    now += 9.9
     (second,) = add(of, b"two")
-    monkeypatch.setattr(bodies, "AGE", 0.0)
+    now += 0.1
     (third,) = add(of, b"three")
     assert first.file == second.file != third.file
     of.close()
