@@ -42,6 +42,13 @@ _WRAPPED = re.compile(
     r"(?=(?:[45]\d\d)(?:[ \-]|,\s*b?['\"]))",
     re.IGNORECASE,
 )
+# the field of a provider's event that holds the reply
+_EVENT_FIELD = re.compile(
+    r"\"(?:(?:raw|smtp|bounce)[_-]?)?(?:reason|response|diagnostic_?code|diag|details?|description|message|"
+    r"error)\"\s*:\s*\"((?:[^\"\\]|\\.)+)\"",
+    re.IGNORECASE,
+)
+_ESCAPED = re.compile(r"\\([\"\\/])")
 # code and text as two values: (550, b'...'), '550', ['...'], 550 (5.1.1) '...'
 _TWO_VALUES = re.compile(
     r"^\W{0,3}([245]\d\d)['\"]?[,\-]?\s*(?:\(([45]\.\d{1,3}\.\d{1,3})\)\s*)?"
@@ -88,7 +95,7 @@ def own_reply(text: str) -> str:
     Of several quotations the last is the nearest to the remote, except where the text begins with a code:
     then it is the remote's own reply, and whom that quotes ("host x said: 550 ...") is its reason.
     """
-    inner = _HANDED_ON.sub("", _DIAGNOSTIC_TYPE.sub("", text))
+    inner = _HANDED_ON.sub("", _DIAGNOSTIC_TYPE.sub("", _event_reply(text) or text))
     if not CODE_AT_START.match(inner) and not _ENHANCED_AT_START.match(inner):
         quotations = list(_QUOTED.finditer(text))
         if quotations:
@@ -98,6 +105,18 @@ def own_reply(text: str) -> str:
     inner = _TWO_VALUES.sub(r"\1 \2 ", _OPENING.sub("", inner))
     again = inner.find(f": {inner[:16]}", 16)  # ZoneMTA and Forward Email say it twice
     return inner[:again] if again > 0 and inner[:3].isdigit() else inner
+
+
+def _event_reply(text: str) -> str | None:
+    """The reply in a provider's event: the field that begins with a code, else the first where no code stands
+    in a field of its own."""
+    if not text.startswith("{") or '":' not in text:
+        return None
+    fields = [_ESCAPED.sub(r"\1", found[1]) for found in _EVENT_FIELD.finditer(text)]
+    coded = [field for field in fields if CODE_AT_START.match(_DIAGNOSTIC_TYPE.sub("", field))]
+    if coded:
+        return coded[0]
+    return fields[0] if fields and '"code"' not in text else None
 
 
 def without_own_words(text: str) -> str:

@@ -102,6 +102,12 @@ WRAPPINGS = (
     "Google tried to deliver your message, but it was rejected.\n\n"
     "The error that the other server returned was:\n{reply}",
     '{{"code": {code}, "message": "{text}", "description": ""}}',
+    '{{"email":"u@example.com","event":"bounce","ip":"192.0.2.1","reason":"{reply}","status":"{enhanced}",'
+    '"tls":1,"type":"blocked"}}',
+    '{{"notificationType":"Bounce","bounce":{{"bounceType":"Permanent","bouncedRecipients":[{{"action":"failed",'
+    '"status":"{enhanced}","diagnosticCode":"smtp; {reply}"}}],"reportingMTA":"dns; mx.example.com"}}}}',
+    '{{"RecordType":"Bounce","Type":"HardBounce","Description":"The server was unable to deliver your message '
+    '(ex: unknown user, mailbox not found).","Details":"smtp;{reply}","Email":"u@example.com"}}',
     "Failed to add recipient: u@example.com [SMTP: Invalid response code received from server "
     "(code: {code}, response: {text})]",
     "(host 'mx.example.com' rejected command 'RCPT TO:<u@example.com>' with code {code} ({enhanced}) "
