@@ -30,7 +30,7 @@ _QUOTED = re.compile(
     r"\bthe error that the other server returned was:|"
     r"\bthe response (?:from the remote server )?was:|"
     r"\bremote server (?:returned|replied|responded)(?: with)?:?|\bserver response(?: was)?:|"
-    r"\bsmtp;|<<<|\b(?:result|response|cause|stat)=|\bwith code|\bwith message|"
+    r"\bsmtp;|<<<|\b(?:result|response|cause|stat|dsnstatus)=|\bwith code|\bwith message|"
     r"\(code:|\"code\":|\b[45]\.\d\.\d - [a-z ]{5,50})\s*"
     r"['\"(]{0,2}(?=[245]\d\d[ \-,'\"]|[245]\.\d{1,3}\.\d{1,3})",
     re.IGNORECASE,
@@ -39,15 +39,17 @@ _QUOTED = re.compile(
 # "SMTP error from remote mail server after RCPT TO:<u@h>: 550 ...", "SMTPDataError: (554, b'...')"
 _WRAPPED = re.compile(
     r"(?:(?<!smtp code)[:;]\s+(?:<[^<>\s]{1,200}>\s+)?|[({]\s*)['\"]?"
-    r"(?=(?:[45]\d\d)(?:[ \-]|,\s*b?['\"]))",
+    r"(?=(?:[45][0-57]\d)(?:[ \-]|,\s*b?['\"]))",
     re.IGNORECASE,
 )
+_DIAGNOSTIC_FIELD = re.compile(r"\bdiagnostic-code:\s*[\w-]{2,40}\s*;\s*", re.IGNORECASE)
 # the field of a provider's event that holds the reply
 _EVENT_FIELD = re.compile(
     r"\"(?:(?:raw|smtp|bounce)[_-]?)?(?:reason|response|diagnostic_?code|diag|details?|description|message|"
-    r"error)\"\s*:\s*\"((?:[^\"\\]|\\.)+)\"",
+    r"comment|error(?:_?details)?)\"\s*:\s*\"((?:[^\"\\]|\\.)+)\"",
     re.IGNORECASE,
 )
+_EVENT = re.compile(r"\W{0,3}\"[\w-]{1,40}\"\s*:")
 _ESCAPED = re.compile(r"\\([\"\\/])")
 # code and text as two values: (550, b'...'), '550', ['...'], 550 (5.1.1) '...'
 _TWO_VALUES = re.compile(
@@ -65,7 +67,7 @@ _OWN_WORDS = re.compile(
     r"^[a-z ,.\-]{3,150}the server response was:(?=\s*\S)|"
     r"\bsmtp error \(\d{3}\): failed to (?:add recipient|set sender|send message)(?: \"[^\"]*\")?|"
     r"^.{0,160}?\bcommand failed:? detail:|\bsmtp code: \d{3}(?: additional smtp info:)?|"
-    r";? from=<[^>]{0,200}> (?:to=<[^>]{0,200}> )?proto=\w+(?: helo=<[^>]{0,200}>)?|"
+    r";? from=<?[^\s>]{0,200}>? (?:to=<?[^\s>]{0,200}>? )?proto=\w+(?: helo=<[^>]{0,200}>)?|"
     r" \(delivery attempts: \d{1,9}\)|\",\s*\"[a-z_\-]{2,30}\":.*$|"
     r"\br=\w+ t=\w+ (?:defer \(-?\d+\):)?|"
     r"^\s*delivery temporarily suspended:|, ?relay ?= ?\[[^\]]{0,60}\]|/?\bgiving up on [\d.:a-f]+\W*$",
@@ -100,7 +102,7 @@ def own_reply(text: str) -> str:
         quotations = list(_QUOTED.finditer(text))
         if quotations:
             inner = text[quotations[-1].end() :]
-        elif wrapped := _WRAPPED.search(inner):
+        elif wrapped := _WRAPPED.search(inner) or _DIAGNOSTIC_FIELD.search(inner):
             inner = inner[wrapped.end() :]
     inner = _TWO_VALUES.sub(r"\1 \2 ", _OPENING.sub("", inner))
     again = inner.find(f": {inner[:16]}", 16)  # ZoneMTA and Forward Email say it twice
@@ -108,15 +110,15 @@ def own_reply(text: str) -> str:
 
 
 def _event_reply(text: str) -> str | None:
-    """The reply in a provider's event: the field that begins with a code, else the first where no code stands
-    in a field of its own."""
-    if not text.startswith("{") or '":' not in text:
+    """The reply in a provider's event: the field that begins with a code, else the last (the first is in the
+    provider's own words) where no code stands in a field of its own."""
+    if not _EVENT.match(text):
         return None
     fields = [_ESCAPED.sub(r"\1", found[1]) for found in _EVENT_FIELD.finditer(text)]
     coded = [field for field in fields if CODE_AT_START.match(_DIAGNOSTIC_TYPE.sub("", field))]
     if coded:
         return coded[0]
-    return fields[0] if fields and '"code"' not in text else None
+    return fields[-1] if fields and '"code"' not in text else None
 
 
 def without_own_words(text: str) -> str:
