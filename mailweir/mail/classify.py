@@ -217,7 +217,10 @@ def _by_stage(
         return _answer("policy_block", reply, STAGE, rule, None, stage)
     if code == 552:
         return _answer("mailbox_full", reply, STAGE, rule)
-    if (stage == "rcpt" or (stage is None and "<@>" in reply.text)) and code in (550, 551, 553):
+    to_recipient = stage == "rcpt" or (stage is None and "<@>" in reply.text)
+    if to_recipient and code in (550, 551, 553):
+        if rules().about_us(reply.text):
+            return _answer("policy_block", reply, STAGE, rule)
         return _answer("invalid_recipient", reply, STAGE, rule)
     if stage == "rcpt" and code == 554:
         return _answer("policy_block", reply, STAGE, rule)

@@ -145,6 +145,13 @@ class Rules:
                     found.update(words[word])
         return sorted(found)
 
+    def about_us(self, text: str) -> bool:
+        """Whether words stand in it that are about us: what is unknown or closed beside them may be ours."""
+        return any(
+            any(word in text for word in words) and _compiled(pattern).search(text)
+            for words, pattern in self.vetoes
+        )
+
     def _fits(self, rule: Rule, text: str, asked: Asked) -> bool:
         if rule.permanent is not None and rule.permanent is not asked.permanent:
             return False
@@ -156,11 +163,8 @@ class Rules:
             return False
         if asked.stage in rule.stage_not:
             return False
-        if not rule.named and self.categories[rule.category].cls == "hard":
-            # words anyone may use, beside words about us: what is unknown or closed may be ours
-            for words, pattern in self.vetoes:
-                if any(word in text for word in words) and _compiled(pattern).search(text):
-                    return False
+        if not rule.named and self.categories[rule.category].cls == "hard" and self.about_us(text):
+            return False
         return not (rule.unless and _compiled(rule.unless).search(text))
 
 

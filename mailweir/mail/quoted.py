@@ -42,7 +42,10 @@ _WRAPPED = re.compile(
     r"(?=(?:[45][0-57]\d)(?:[ \-]|,\s*b?['\"]))",
     re.IGNORECASE,
 )
-_DIAGNOSTIC_FIELD = re.compile(r"\bdiagnostic-code:\s*[\w-]{2,40}\s*;\s*", re.IGNORECASE)
+_DIAGNOSTIC_FIELD = re.compile(
+    r"\bdiagnostic-code:\s*[\w-]{2,40}\s*;\s*|\bdsn=[\d.]{5,11}, stat=|\blast attempt failed because:\s*",
+    re.IGNORECASE,
+)
 # the field of a provider's event that holds the reply
 _EVENT_FIELD = re.compile(
     r"\"(?:(?:raw|smtp|bounce)[_-]?)?(?:reason|response|diagnostic_?code|diag|details?|description|message|"
@@ -69,7 +72,7 @@ _OWN_WORDS = re.compile(
     r"^.{0,160}?\bcommand failed:? detail:|\bsmtp code: \d{3}(?: additional smtp info:)?|"
     r";? from=<?[^\s>]{0,200}>? (?:to=<?[^\s>]{0,200}>? )?proto=\w+(?: helo=<[^>]{0,200}>)?|"
     r" \(delivery attempts: \d{1,9}\)|\",\s*\"[a-z_\-]{2,30}\":.*$|"
-    r"\br=\w+ t=\w+ (?:defer \(-?\d+\):)?|"
+    r"^.{0,200}?\breject: \S{3,40} from [^\s\[]{1,200}\[[^\]]{0,60}\]:|\br=\w+ t=\w+ (?:defer \(-?\d+\):)?|"
     r"^\s*delivery temporarily suspended:|, ?relay ?= ?\[[^\]]{0,60}\]|/?\bgiving up on [\d.:a-f]+\W*$",
     re.IGNORECASE,
 )
@@ -83,7 +86,7 @@ _NO_REPLY = re.compile(
 _WORD = re.compile(r"[^\W\d_]{2}")
 _OWN_SIGNS = (
     "in re", " said:", "smtp error", "was:", "command failed", "smtp code:", "proto=", "attempts:",
-    '":', " t=", "suspended:", "relay", "giving up",
+    '":', " t=", "suspended:", "relay", "giving up", "reject:",
 )  # fmt: skip
 """One of these is in every text that _OWN_WORDS can match: asking for them first is a fifth of the cost."""
 
