@@ -196,6 +196,11 @@ _PLAIN = {
 """Basic codes that mean one thing (RFC 5321 4.2, RFC 7504, RFC 4954, RFC 3207)."""
 
 
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_FEW = 5
+"""Of a refusal in more words that no rule knows, nobody can tell whom it means."""
+
+
 def _by_stage(
     reply: Reply, permanent: bool, stage: str | None, first_contact: bool
 ) -> Classification:
@@ -219,7 +224,7 @@ def _by_stage(
         return _answer("mailbox_full", reply, STAGE, rule)
     to_recipient = stage == "rcpt" or (stage is None and "<@>" in reply.text)
     if to_recipient and code in (550, 551, 553):
-        if rules().about_us(reply.text):
+        if len(_WORD.findall(reply.text)) > _FEW or rules().unsure(reply.text, reply.enhanced):
             return _answer("policy_block", reply, STAGE, rule)
         return _answer("invalid_recipient", reply, STAGE, rule)
     if stage == "rcpt" and code == 554:

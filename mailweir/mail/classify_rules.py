@@ -81,6 +81,9 @@ class Asked(NamedTuple):
     stage: str | None
 
 
+_Veto = tuple[tuple[str, ...], str]  # (words it needs, regular expression)
+
+
 class Rules:
     """Everything the data files say, ready to be asked."""
 
@@ -90,7 +93,8 @@ class Rules:
         self.categories = categories
         self.codes = codes
         self.rules = rows
-        self.vetoes: list[tuple[tuple[str, ...], str]] = []  # (words needed, regular expression)
+        self.vetoes: list[_Veto] = []  # no text is hard beside these
+        self.doubts: list[_Veto] = []  # nor a doubtful one beside these
         self.patterns: list[tuple[int, str]] = []  # (rule, regular expression), in order
         self._always: list[int] = []
         self._foreign: list[int] = []  # the same, and never in an ASCII text
@@ -145,12 +149,12 @@ class Rules:
                     found.update(words[word])
         return sorted(found)
 
-    def about_us(self, text: str) -> bool:
-        """Whether words stand in it that are about us: what is unknown or closed beside them may be ours."""
-        return any(
-            any(word in text for word in words) and _compiled(pattern).search(text)
-            for words, pattern in self.vetoes
-        )
+    def unsure(self, text: str, enhanced: str | None) -> bool:
+        """Whether a text that is not plainly about the recipient may be about us: words about us stand in it,
+        and no code names the recipient."""
+        if enhanced is not None and enhanced[2:4] == "1.":
+            return False
+        return _beside(self.vetoes, text) or _beside(self.doubts, text)
 
     def _fits(self, rule: Rule, text: str, asked: Asked) -> bool:
         if rule.permanent is not None and rule.permanent is not asked.permanent:
@@ -163,9 +167,21 @@ class Rules:
             return False
         if asked.stage in rule.stage_not:
             return False
-        if not rule.named and self.categories[rule.category].cls == "hard" and self.about_us(text):
+        if (
+            not rule.named
+            and self.categories[rule.category].cls == "hard"
+            and (_beside(self.vetoes, text) or (rule.doubt and self.unsure(text, asked.enhanced)))
+        ):
             return False
         return not (rule.unless and _compiled(rule.unless).search(text))
+
+
+def _beside(vetoes: list[_Veto], text: str) -> bool:
+    """Whether words about us stand in a text: what is unknown or closed beside them may be ours."""
+    return any(
+        any(word in text for word in words) and _compiled(pattern).search(text)
+        for words, pattern in vetoes
+    )
 
 
 @cache
@@ -185,9 +201,10 @@ def rules() -> Rules:
     for name in ("rules_providers.yaml", "rules_text.yaml", "rules_words.yaml"):
         raw = read_data(name)
         macros: dict[str, str] = raw.get("macros", {})
-        for text in raw.get("never_hard", []):
-            pattern = _expand(text, macros)
-            book.vetoes.append((literals(pattern), pattern))
+        for kind, found in (("never_hard", book.vetoes), ("unsure_beside", book.doubts)):
+            for text in raw.get(kind, []):
+                pattern = _expand(text, macros)
+                found.append((literals(pattern), pattern))
         for fields in raw["rules"]:
             row = msgspec.convert(fields, _Row)
             if row.category not in book.categories:

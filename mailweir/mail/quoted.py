@@ -13,6 +13,7 @@ _DIAGNOSTIC_TYPE = re.compile(
     r"^\s*(?:sm[tp]{2}|x-[a-z0-9-]{1,30}|x400|lmtp)\s*;\s*", re.IGNORECASE
 )
 CODE_AT_START = re.compile(r"^\W{0,4}(?:sm[tp]{2};\s*)?([2-5]\d\d)(?![\d.])(?:[ \-:,#]|$)")
+_FAILURE_AT_START = re.compile(r"\W{0,4}(?:[45]\d\d(?![\d.])|[45]\.\d{1,3}\.\d{1,3}\b)")
 _ENHANCED_AT_START = re.compile(r"^[245]\.\d{1,3}\.\d{1,3} (?!- )")
 # how our side, a Postfix or an Exim hands on the reply it got
 _HANDED_ON = re.compile(
@@ -43,17 +44,17 @@ _WRAPPED = re.compile(
     re.IGNORECASE,
 )
 _DIAGNOSTIC_FIELD = re.compile(
-    r"\bdiagnostic-code:\s*[\w-]{2,40}\s*;\s*|\bdsn=[\d.]{5,11}, stat=|\blast attempt failed because:\s*",
+    r"\bdiagnostic-code:\s*(?:[\w-]{2,40}\s*;\s*)?|\bdsn=[\d.]{5,11}, stat=|\blast attempt failed because:\s*",
     re.IGNORECASE,
 )
-# the field of a provider's event that holds the reply
-_EVENT_FIELD = re.compile(
-    r"\"(?:(?:raw|smtp|bounce)[_-]?)?(?:reason|response|diagnostic_?code|diag|details?|description|message|"
-    r"comment|error(?:_?details)?)\"\s*:\s*\"((?:[^\"\\]|\\.)+)\"",
-    re.IGNORECASE,
-)
+# the fields of a provider's event that may hold the reply; what a provider calls a description is its own words
 _EVENT = re.compile(r"\W{0,3}\"[\w-]{1,40}\"\s*:")
-_ESCAPED = re.compile(r"\\([\"\\/])")
+_EVENT_FIELD = re.compile(
+    r"\"(?:(?:raw|smtp|bounce)[_-]?)?(response|diagnostic_?code|diag|details?|comment|reason|error_?details|error|"
+    r"message|description)\"\s*:\s*\"((?:[^\"\\]|\\.)+)\"",
+    re.IGNORECASE,
+)
+_OWN_FIELDS = ("error", "message", "description")
 # code and text as two values: (550, b'...'), '550', ['...'], 550 (5.1.1) '...'
 _TWO_VALUES = re.compile(
     r"^\W{0,3}([245]\d\d)['\"]?[,\-]?\s*(?:\(([45]\.\d{1,3}\.\d{1,3})\)\s*)?"
@@ -113,15 +114,20 @@ def own_reply(text: str) -> str:
 
 
 def _event_reply(text: str) -> str | None:
-    """The reply in a provider's event: the field that begins with a code, else the last (the first is in the
-    provider's own words) where no code stands in a field of its own."""
+    """The reply in a provider's event: the first field that begins with a code of failure (of several
+    recipients the first one's), else where no code stands in a field of its own the last that is not in the
+    provider's own words."""
     if not _EVENT.match(text):
         return None
-    fields = [_ESCAPED.sub(r"\1", found[1]) for found in _EVENT_FIELD.finditer(text)]
-    coded = [field for field in fields if CODE_AT_START.match(_DIAGNOSTIC_TYPE.sub("", field))]
-    if coded:
-        return coded[0]
-    return fields[-1] if fields and '"code"' not in text else None
+    fields = [(found[1].lower(), found[2]) for found in _EVENT_FIELD.finditer(text)]
+    for _, value in fields:
+        if _FAILURE_AT_START.match(_DIAGNOSTIC_TYPE.sub("", value)):
+            return value
+    if not fields or '"code"' in text:
+        return None
+    return next(
+        (value for name, value in reversed(fields) if name not in _OWN_FIELDS), fields[0][1]
+    )
 
 
 def without_own_words(text: str) -> str:

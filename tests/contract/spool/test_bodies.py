@@ -206,6 +206,19 @@ def test_a_file_goes_with_its_last_row(opened: Opener, folder: Path) -> None:
     assert spool.contents([other.content.id]) == {other.content.id: other.content}
 
 
+def test_how_old_a_file_grows_and_how_long_it_rests_is_set(opened: Opener, folder: Path) -> None:
+    spool, keeper = opened(bodies_age=1e-9, bodies_rest=0.0), opened()
+    for n in "ab":
+        spool.accept([message(f"{n}@gmail.com", body=BODY)])
+    assert len(list(folder.iterdir())) == 2, "each began a file"
+    spool.database.close()
+    for chunk in route(spool):
+        send(spool, chunk)
+    spool.prune(time.time() + 100, 50, 1e9, 100)
+    assert keeper.sweep_bodies() == 0, "written a moment ago"
+    assert spool.sweep_bodies() == 2
+
+
 def test_a_recipients_body_is_overwritten(filed: Spool, folder: Path) -> None:
     theirs, others = message("a@gmail.com", body=BODY), message("b@gmail.com", body=BODY)
     filed.accept([theirs, others])
