@@ -207,7 +207,7 @@ def test_a_file_goes_with_its_last_row(opened: Opener, folder: Path) -> None:
 
 
 def test_how_old_a_file_grows_and_how_long_it_rests_is_set(opened: Opener, folder: Path) -> None:
-    spool, keeper = opened(bodies_age=1e-9, bodies_rest=0.0), opened()
+    spool, keeper, sweeper = opened(bodies_age=1e-9), opened(), opened(bodies_rest=0.0)
     for n in "ab":
         spool.accept([message(f"{n}@gmail.com", body=BODY)])
     assert len(list(folder.iterdir())) == 2, "each began a file"
@@ -216,7 +216,7 @@ def test_how_old_a_file_grows_and_how_long_it_rests_is_set(opened: Opener, folde
         send(spool, chunk)
     spool.prune(time.time() + 100, 50, 1e9, 100)
     assert keeper.sweep_bodies() == 0, "written a moment ago"
-    assert spool.sweep_bodies() == 2
+    assert sweeper.sweep_bodies() == 2
 
 
 def test_a_recipients_body_is_overwritten(filed: Spool, folder: Path) -> None:
