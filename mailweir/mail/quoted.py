@@ -44,7 +44,8 @@ _WRAPPED = re.compile(
     re.IGNORECASE,
 )
 _DIAGNOSTIC_FIELD = re.compile(
-    r"\bdiagnostic-code:\s*(?:[\w-]{2,40}\s*;\s*)?|\bdsn=[\d.]{5,11}, stat=|\blast attempt failed because:\s*",
+    r"\bdiagnostic-code:\s*(?:[\w-]{2,40}\s*;\s*)?|\bdsn=[\d.]{5,11}, stat=|\blast attempt failed because:\s*|"
+    r"\bstatus=(?:bounced|deferred|undeliverable) \(",
     re.IGNORECASE,
 )
 # the fields of a provider's event that may hold the reply; what a provider calls a description is its own words
