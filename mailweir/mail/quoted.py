@@ -124,7 +124,7 @@ def _event_reply(text: str) -> str | None:
     for _, value in fields:
         if _FAILURE_AT_START.match(_DIAGNOSTIC_TYPE.sub("", value)):
             return value
-    if not fields or '"code"' in text:
+    if not fields or '"code"' in text.lower():
         return None
     return next(
         (value for name, value in reversed(fields) if name not in _OWN_FIELDS), fields[0][1]

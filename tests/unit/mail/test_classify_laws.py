@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mailweir.contracts.events import BounceClass, Classification
 from mailweir.mail import classify_rules
@@ -20,7 +18,6 @@ from mailweir.mail.confusion import Line, read_lines
 ROOT = Path(__file__).parents[3]
 REPLIES = ROOT / "tests" / "data" / "replies"
 LINES = read_lines(sorted(REPLIES.glob("*.jsonl")))
-SOME = st.sampled_from(LINES)
 
 ABOUT_US = (
     " (Client host [192.0.2.1] blocked using zen.spamhaus.org)",
@@ -39,37 +36,36 @@ def meaning(found: Classification) -> tuple[str, BounceClass]:
     return found.category, found.cls
 
 
-@settings(max_examples=300)
-@given(SOME, st.sampled_from(ABOUT_US))
-def test_words_about_us_never_make_a_line_hard(line, words):
-    if said(line).cls is not BounceClass.HARD:
-        assert said(line, line.reply + words).cls is not BounceClass.HARD
+@pytest.mark.parametrize("words", ABOUT_US)
+def test_words_about_us_never_make_a_line_hard(words):
+    for line in LINES:
+        if said(line).cls is not BounceClass.HARD:
+            assert said(line, line.reply + words).cls is not BounceClass.HARD, line
 
 
-@settings(max_examples=200)
-@given(SOME, st.sampled_from(["421", "450", "451", "452"]))
-def test_a_temporary_reply_is_never_hard_and_suppresses_nobody(line, code):
-    temporary = re.sub(r"^5\d\d(?=[ -])", code, line.reply)
-    if temporary.startswith(code):
-        found = said(line, temporary)
-        assert found.cls is not BounceClass.HARD
-        assert found.suppress is None or found.suppress.scope == "pair"
+@pytest.mark.parametrize("code", ["421", "450", "451", "452"])
+def test_a_temporary_reply_is_never_hard_and_suppresses_nobody(code):
+    for line in LINES:
+        temporary = re.sub(r"^5\d\d(?=[ -])", code, line.reply)
+        if temporary.startswith(code):
+            found = said(line, temporary)
+            assert found.cls is not BounceClass.HARD, line
+            assert found.suppress is None or found.suppress.scope == "pair", line
 
 
-@settings(max_examples=300)
-@given(SOME)
-def test_case_and_blanks_say_nothing(line):
-    wide = "  " + line.reply.replace(" ", "  ") + " \r\n"
-    assert meaning(said(line, line.reply.upper())) == meaning(said(line))
-    assert said(line, wide).category == said(line).category
+def test_case_and_blanks_say_nothing():
+    for line in LINES:
+        wide = "  " + line.reply.replace(" ", "  ") + " \r\n"
+        assert said(line, wide).category == said(line).category, line
+        if "\\" not in line.reply:  # \N is no escaped line end
+            assert meaning(said(line, line.reply.upper())) == meaning(said(line)), line
 
 
-@settings(max_examples=300)
-@given(SOME)
-def test_who_handed_a_reply_on_says_nothing(line):
-    if line.reply[:3].isdigit():
-        handed = f"host mx.example.com[192.0.2.1] said: {line.reply}"
-        assert meaning(said(line, handed)) == meaning(said(line))
+def test_who_handed_a_reply_on_says_nothing():
+    for line in LINES:
+        if line.reply[:3].isdigit():
+            handed = f"host mx.example.com[192.0.2.1] said: {line.reply}"
+            assert meaning(said(line, handed)) == meaning(said(line)), line
 
 
 def test_what_a_remote_said_outranks_whom_it_quotes():
