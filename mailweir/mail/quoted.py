@@ -45,7 +45,7 @@ _WRAPPED = re.compile(
 )
 _DIAGNOSTIC_FIELD = re.compile(
     r"\bdiagnostic-code:\s*(?:[\w-]{2,40}\s*;\s*)?|\bdsn=[\d.]{5,11}, stat=|\blast attempt failed because:\s*|"
-    r"\bstatus=(?:bounced|deferred|undeliverable) \(",
+    r"\bstatus=(?:bounced|undeliverable) \(",
     re.IGNORECASE,
 )
 # the fields of a provider's event that may hold the reply; what a provider calls a description is its own words
@@ -55,7 +55,13 @@ _EVENT_FIELD = re.compile(
     r"message|description)\"\s*:\s*\"((?:[^\"\\]|\\.)+)\"",
     re.IGNORECASE,
 )
-_OWN_FIELDS = ("error", "message", "description")
+_EVENT_CODE = re.compile(
+    r"\"(?:smtp[_-]?(?:response[_-]?)?|reply[_-]?)?code\"\s*:\s*\"?([45]\d\d)\b", re.IGNORECASE
+)
+_EVENT_PASSING = re.compile(
+    r"\"(?:event|type|bounce_?type|severity)\"\s*:\s*\"(?:deferr\w+|delay\w*|transient|temporary|soft\w*)\"",
+    re.IGNORECASE,
+)
 # code and text as two values: (550, b'...'), '550', ['...'], 550 (5.1.1) '...'
 _TWO_VALUES = re.compile(
     r"^\W{0,3}([245]\d\d)['\"]?[,\-]?\s*(?:\(([45]\.\d{1,3}\.\d{1,3})\)\s*)?"
@@ -116,19 +122,21 @@ def own_reply(text: str) -> str:
 
 def _event_reply(text: str) -> str | None:
     """The reply in a provider's event: the first field that begins with a code of failure (of several
-    recipients the first one's), else where no code stands in a field of its own the last that is not in the
-    provider's own words."""
+    recipients the first one's), else the words of all, with the code that stands apart, if any. What is called
+    a description are the provider's own words: it counts where there is nothing else."""
     if not _EVENT.match(text):
         return None
     fields = [(found[1].lower(), found[2]) for found in _EVENT_FIELD.finditer(text)]
     for _, value in fields:
         if _FAILURE_AT_START.match(_DIAGNOSTIC_TYPE.sub("", value)):
             return value
-    if not fields or '"code"' in text.lower():
+    told = [value for name, value in fields if name != "description"]
+    words = " ".join(told or [value for _, value in fields])
+    if not words:
         return None
-    return next(
-        (value for name, value in reversed(fields) if name not in _OWN_FIELDS), fields[0][1]
-    )
+    if apart := _EVENT_CODE.search(text):
+        return f"{apart[1]} {words}"
+    return f"deferred: {words}" if _EVENT_PASSING.search(text) else words
 
 
 def without_own_words(text: str) -> str:
