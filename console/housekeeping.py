@@ -26,17 +26,19 @@ class Housekeeper:
         self._settings = settings
 
     def run(self, stop: Callable[[], bool]) -> None:
-        """Prune every ``spool.prune_every`` and sweep every ``spool.sweep_every`` real seconds."""
-        due = sweep = time.monotonic() + self._settings.prune_every
+        """Prune every ``spool.prune_every`` and sweep every ``spool.sweep_every`` real seconds until
+        ``stop()``."""
+        settings = self._settings
+        prune = time.monotonic() + settings.prune_every
+        sweep = time.monotonic() + min(settings.prune_every, settings.sweep_every)
         while not stop():
-            if time.monotonic() >= due:
-                if not self.turn():
-                    due = time.monotonic() + self._settings.prune_every
-                if time.monotonic() >= sweep:
-                    sweep = time.monotonic() + self._settings.sweep_every
-                    self.sweep()
-            else:
+            if time.monotonic() >= sweep:
+                sweep = time.monotonic() + settings.sweep_every
+                self.sweep()
+            if time.monotonic() < prune:
                 time.sleep(LOOK_EVERY)
+            elif not self.turn():
+                prune = time.monotonic() + settings.prune_every
 
     def turn(self) -> int:
         """One step; how many rows went."""

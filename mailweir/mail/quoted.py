@@ -43,6 +43,7 @@ _WRAPPED = re.compile(
     r"(?=(?:[45][0-57]\d)(?:[ \-]|,\s*b?['\"]))",
     re.IGNORECASE,
 )
+# where no code stands: what follows is all that is told of the reply
 _DIAGNOSTIC_FIELD = re.compile(
     r"\bdiagnostic-code:\s*(?:[\w-]{2,40}\s*;\s*)?|\bdsn=[\d.]{5,11}, stat=|\blast attempt failed because:\s*|"
     r"\bstatus=(?:bounced|undeliverable) \(",
